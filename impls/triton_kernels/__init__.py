@@ -1,0 +1,49 @@
+"""Attention in Triton: fused kernels, on the GPU where there is one, else in Triton's interpreter.
+
+Every operation is a kernel with its explanation beside it; nothing falls back to PyTorch. float16 and bfloat16 inputs
+are multiplied as they are, accumulated in float32 and rounded once on the way out; the weights P are rounded to the
+half type before P V, as on tensor cores. float32 uses no tf32, float64 is float64 throughout.
+
+Without a GPU (or with TRITON_INTERPRET=1) the kernels run in Triton's interpreter as `interpreter.py` corrects it. That
+must be decided before triton is imported, so import this package before anything that imports triton.
+"""
+
+import os
+import sys
+
+if "numpy" not in sys.modules:      # on blocks of 32 x 32 a second BLAS thread costs five times what it gains
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+import torch
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+if INTERPRETED:
+    os.environ["TRITON_INTERPRET"] = "1"
+
+import triton
+import triton.language as tl
+
+if isinstance(tl.standard.sum, triton.runtime.JITFunction) == INTERPRETED:
+    raise ImportError(
+        "triton was imported for compilation before impls.triton_kernels, but there is no GPU to compile for: import "
+        "triton_kernels first, or set TRITON_INTERPRET=1 in the environment" if INTERPRETED else
+        "triton was imported for its interpreter before impls.triton_kernels, but TRITON_INTERPRET is unset now: set it "
+        "to 1 to run in the interpreter, or import triton_kernels first to run on the GPU")
+
+DEVICE = "cpu" if INTERPRETED else "cuda"
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+ROUNDING = "fused"
+NOTE = "interpreter" if INTERPRETED else torch.cuda.get_device_name()
+DOMAIN = {"D": range(1, 257), "Dv": range(1, 257)}
+
+if INTERPRETED:
+    from .interpreter import install
+
+    install(sanitize=os.environ.get("ATTEST_SANITIZE", "1") != "0")
+
+from .attention import attention
+from .merge import merge, merge_lse
+from .softmax import log_sum_exp, masked_softmax, softmax, softmax_backward
+from .split_kv import split_kv
+
+__all__ = ["attention", "log_sum_exp", "masked_softmax", "merge", "merge_lse", "softmax", "softmax_backward", "split_kv"]

@@ -1,0 +1,208 @@
+"""Flash attention, forward: exact attention that never stores the matrix of scores.
+
+A program owns BLOCK_M queries of one head and walks over the keys in blocks of BLOCK_N. For each of its queries it keeps
+the state of an online softmax over the keys seen so far (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1; the
+final division only once: Dao 2023, section 3.1):
+
+    m    running maximum of the scores          m' = max(m, max_j s_j)
+    l    denominator  sum exp(s_j - m)          l' = exp(m - m') l + sum_j exp(s_j - m')
+    acc  numerator    sum exp(s_j - m) v_j      acc' = exp(m - m') acc + sum_j exp(s_j - m') v_j
+
+and at the end out = acc / l, lse = m + log l. Scores are kept in units of log 2, scale * log2(e) * q.k, because exp2 is the
+instruction that exists. The maximum is taken of the *scaled* scores: of the raw ones it would be the minimum for a
+negative scale. A query that has seen nothing visible has m = -inf and is shifted by 0, so that -inf - -inf never occurs.
+
+*Visibility.* Query i sees the keys first_i <= j <= last_i, which says causal (last_i = i + Lk - Lq: bottom-right),
+window (first_i = last_i - window + 1) and the end of the keys at once; a boolean mask comes on top. A hidden score is
+replaced by -inf, not lowered, so what a hidden key holds does not matter. Blocks that no query of the program sees are
+not visited; blocks that all of them see entirely need no comparison; only those on an edge do:
+
+    keys     0 ........................................ Lk
+    query i         [first_i ............ last_i]
+    query i + 63         [first ................. last]
+                    | edge |    body     | edge |
+"""
+
+import torch
+import triton
+import triton.language as tl
+
+from .common import ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_device, require_floats, state_dtype
+
+
+@triton.jit
+def visit_keys(
+    state, q, first, last, start, stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr, k_strides, v_strides, mask_strides,
+    bias_strides, rows, len_q, len_k, D: tl.constexpr, DV: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, ACC: tl.constexpr, EDGE: tl.constexpr,
+):
+    """Carry the state (m, l, acc) of the queries `rows` over the keys start .. stop - 1.
+
+    The pointers are those of the head, mask_ptr and bias_ptr None or with strides over (query, key). Without EDGE every
+    query sees every one of these keys, as far as first and last are concerned.
+    """
+    m, l, acc = state
+    d, dv, in_block = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV), tl.arange(0, BLOCK_N)
+    for start_n in range(start, stop, BLOCK_N):
+        keys = start_n + in_block
+        real = keys < len_k
+        k_here = (d[:, None] < D) & real[None, :] if EDGE else d[:, None] < D
+        k = tl.load(k_ptr + d[:, None] * k_strides[1] + keys[None, :] * k_strides[0], mask=k_here, other=0.0)
+        s = tl.dot(q, k, input_precision="ieee", out_dtype=ACC) * scale
+
+        if bias_ptr is not None or mask_ptr is not None:
+            here = (rows[:, None] < len_q) & real[None, :]
+        if bias_ptr is not None:
+            bias_offsets = rows[:, None].to(tl.int64) * bias_strides[0] + keys[None, :] * bias_strides[1]
+            s += tl.load(bias_ptr + bias_offsets, mask=here, other=0.0).to(ACC) * LOG2E
+        if mask_ptr is not None:
+            mask_offsets = rows[:, None].to(tl.int64) * mask_strides[0] + keys[None, :] * mask_strides[1]
+            s = tl.where(tl.load(mask_ptr + mask_offsets, mask=here, other=0) != 0, s, -INF)
+        if EDGE:
+            s = tl.where((first[:, None] <= keys[None, :]) & (keys[None, :] <= last[:, None]), s, -INF)
+
+        m_new = tl.maximum(m, tl.max(s, 1))
+        shift = tl.where(m_new == -INF, 0.0, m_new)
+        p = tl.exp2(s - shift[:, None])
+        rescale = tl.exp2(m - shift)
+        l = l * rescale + tl.sum(p, 1)
+        v_here = real[:, None] & (dv[None, :] < DV) if EDGE else dv[None, :] < DV
+        v = tl.load(v_ptr + keys[:, None] * v_strides[0] + dv[None, :] * v_strides[1], mask=v_here, other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee", out_dtype=ACC)
+        m = m_new
+    return m, l, acc
+
+
+@triton.jit
+def attention_kernel(
+    q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides, mask_strides, bias_strides,
+    n_heads, group, len_q, len_k, window, scale_log2: tl.float64, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
+    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
+    BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+):
+    """Program (block of queries, query head, batch entry). Strides are (batch, head, row, column); WINDOW implies CAUSAL."""
+    start_m = tl.program_id(0) * BLOCK_M
+    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    kv_head = head // group
+    q_ptr += batch * q_strides[0] + head * q_strides[1]
+    k_ptr += batch * k_strides[0] + kv_head * k_strides[1]
+    v_ptr += batch * v_strides[0] + kv_head * v_strides[1]
+    if mask_ptr is not None:
+        mask_ptr += batch * mask_strides[0] + head * mask_strides[1]
+    if bias_ptr is not None:
+        bias_ptr += batch * bias_strides[0] + head * bias_strides[1]
+
+    rows, d = start_m + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
+    q_here = (rows[:, None] < len_q) & (d[None, :] < D)
+    q = tl.load(q_ptr + rows[:, None] * q_strides[2] + d[None, :] * q_strides[3], mask=q_here, other=0.0)
+    scale = scale_log2.to(ACC)
+
+    # first .. last: what a query sees; body: the whole blocks that all queries of the program see
+    ahead = len_k - len_q
+    first, last = tl.zeros([BLOCK_M], tl.int32), tl.zeros([BLOCK_M], tl.int32) + (len_k - 1)
+    start, body_start, body_stop, stop = 0, 0, len_k // BLOCK_N * BLOCK_N, len_k
+    if CAUSAL:
+        last = tl.minimum(rows + ahead, len_k - 1)
+        stop = tl.minimum(tl.maximum(start_m + BLOCK_M + ahead, 0), len_k)
+        body_stop = tl.minimum(tl.maximum(start_m + ahead + 1, 0), len_k) // BLOCK_N * BLOCK_N
+    if WINDOW:
+        first = rows + ahead - window + 1
+        start = tl.maximum(start_m + ahead - window + 1, 0) // BLOCK_N * BLOCK_N
+        body_start = tl.cdiv(tl.maximum(start_m + BLOCK_M + ahead - window, 0), BLOCK_N) * BLOCK_N
+
+    state = (tl.full([BLOCK_M], -INF, ACC), tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M, BLOCK_DV], ACC))
+    if WINDOW:
+        state = visit_keys(
+            state, q, first, last, start, tl.minimum(body_start, stop), scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
+            k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
+            D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=True)
+    state = visit_keys(
+        state, q, first, last, body_start, body_stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
+        k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
+        D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=False)
+    m, l, acc = visit_keys(
+        state, q, first, last, tl.maximum(body_start, body_stop), stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
+        k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
+        D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=True)
+
+    out_rows = (batch * n_heads + head) * len_q + rows
+    dv = tl.arange(0, BLOCK_DV)
+    out = acc / tl.where(l == 0, 1.0, l)[:, None]
+    tl.store(out_ptr + out_rows[:, None] * DV + dv[None, :], out.to(out_ptr.dtype.element_ty),
+             mask=(rows[:, None] < len_q) & (dv[None, :] < DV))
+    tl.store(lse_ptr + out_rows, (m + tl.log2(l)) * LN2, mask=rows < len_q)
+
+
+def check_qkv(q, k, v):
+    """q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv) fit together, and each head's plane fits 32-bit offsets."""
+    require_floats(q=q, k=k, v=v)
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        require(x.ndim == 4, f"{name} must be (batch, heads, length, head dim), got shape {tuple(x.shape)}")
+        if not 1 <= x.shape[3] <= 256:
+            raise NotImplementedError(f"{name} has head dim {x.shape[3]}; supported are 1 to 256")
+        if sum((n - 1) * s for n, s in zip(x.shape[2:], x.stride()[2:])) >= 2**31:
+            raise NotImplementedError(f"one head of {name} spans 2**31 elements or more, beyond 32-bit offsets")
+    require(k.shape[:3] == v.shape[:3], f"k {tuple(k.shape)} and v {tuple(v.shape)} differ in batch, heads or length")
+    require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, k has {k.shape[0]}")
+    require(q.shape[3] == k.shape[3], f"q has head dim {q.shape[3]}, k has {k.shape[3]}")
+    require(k.shape[1] > 0 or q.shape[1] == 0, f"q has {q.shape[1]} heads, k has none")
+    require(q.shape[1] % max(k.shape[1], 1) == 0, f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} of k and v")
+
+
+def expand_scores(name, x, q, k):
+    """A mask or bias, expanded without a copy to (B, Hq, Lq, Lk); None stays None."""
+    if x is None:
+        return None
+    shape = (*q.shape[:3], k.shape[2])
+    require_device(name, x, "q", q)
+    require(x.ndim <= 4 and all(a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1])),
+            f"{name} of shape {tuple(x.shape)} does not expand to (B, Hq, Lq, Lk) = {shape}")
+    return x.expand(shape)
+
+
+def block_sizes(len_q, q, v):
+    """Tile sizes and warps as keyword arguments of the launch.
+
+    The interpreter pays per operation, so few large tiles are best there; but keys come in blocks of 32, so that lengths
+    from 33 on still go through the rescaling of the online softmax (128 would be twice as fast and hide it). On a GPU,
+    tensor cores want 128 x 64 in half precision; without them (float32, float64) a tile has to fit the registers.
+    """
+    d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
+    if INTERPRETED:
+        m, n, n_warps = 64, 32, 4
+    elif q.element_size() == 2:
+        m, n, n_warps = (128, 64, 8) if max(d, dv) <= 128 else (64, 32, 4)
+    else:
+        m, n, n_warps = (32, 32, 4) if q.element_size() * max(d, dv) <= 512 else (16, 16, 4)
+    return dict(BLOCK_M=min(m, max(triton.next_power_of_2(len_q), 16)), BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv,
+                num_warps=n_warps, num_stages=2)
+
+
+def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
+    """softmax(scale * q k^T + bias) v over the visible keys, and the log-sum-exp of the scores.
+
+    q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), any strides, head dims 1 to 256, Hq a multiple of Hkv: query
+    head h reads KV head h // (Hq // Hkv). mask (bool, True = visible) and bias (added to the scaled scores) expand to
+    (B, Hq, Lq, Lk). causal: query i sees keys j <= i + Lk - Lq; window: the current key and the window - 1 before it.
+    Returns out (B, Hq, Lq, Dv) in q's dtype and lse (B, Hq, Lq), float64 for float64 and else float32; a query that sees
+    no key gives 0 and -inf. ValueError if the arguments do not fit together.
+    """
+    check_qkv(q, k, v)
+    require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible); use bias to add numbers")
+    require(bias is None or bias.dtype in ARITHMETIC, "bias must be floating point; use mask for visibility")
+    require(window is None or window >= 1, f"window must be at least 1 (the current key), got {window}")
+    mask, bias = expand_scores("mask", mask, q, k), expand_scores("bias", bias, q, k)
+    (batch, n_heads, len_q, dim), len_k = q.shape, k.shape[2]
+    scale = dim ** -0.5 if scale is None else float(scale)
+
+    out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
+    lse = torch.empty(q.shape[:3], dtype=state_dtype(q), device=q.device)
+    if lse.numel():
+        blocks = block_sizes(len_q, q, v)
+        attention_kernel[(triton.cdiv(len_q, blocks["BLOCK_M"]), n_heads, batch)](
+            q, k, v, mask, bias, out, lse, q.stride(), k.stride(), v.stride(),
+            (0, 0, 0, 0) if mask is None else mask.stride(), (0, 0, 0, 0) if bias is None else bias.stride(),
+            n_heads, n_heads // k.shape[1], len_q, len_k, min(window or 0, 2**30), scale * LOG2E.value,
+            CAUSAL=bool(causal or window is not None), WINDOW=window is not None, D=dim, DV=v.shape[3],
+            ACC=ARITHMETIC[q.dtype], **blocks)
+    return out, lse

@@ -1,0 +1,56 @@
+"""What the kernels and their callers share: constants, checks of arguments, sizes of tiles."""
+
+import os
+
+import torch
+import triton
+import triton.language as tl
+
+INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
+
+# exp2 is what the hardware has. As double constants: rounded to float32 they would cost a float64 kernel nine digits.
+LOG2E = tl.constexpr(1.4426950408889634)
+LN2 = tl.constexpr(0.6931471805599453)
+INF = tl.constexpr(float("inf"))
+
+ARITHMETIC = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float32, torch.bfloat16: tl.float32}
+
+
+def require(condition, message):
+    """ValueError(message) unless the condition holds."""
+    if not condition:
+        raise ValueError(message)
+
+
+def require_floats(**tensors):
+    """Every tensor is floating point of a supported dtype, and all have one dtype and device."""
+    (first_name, first), *others = tensors.items()
+    for name, x in tensors.items():
+        require(x.dtype in ARITHMETIC, f"{name} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
+    for name, x in others:
+        require(x.dtype == first.dtype, f"{name} has dtype {x.dtype}, but {first_name} has {first.dtype}")
+        require_device(name, x, first_name, first)
+
+
+def require_device(name, x, first_name, first):
+    require(x.device == first.device, f"{name} is on {x.device}, but {first_name} is on {first.device}")
+
+
+def state_dtype(*tensors):
+    """The dtype of lse, m, l and acc: float64 if any tensor has it, else float32."""
+    return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
+
+
+def rows_per_program(n_rows, n_columns):
+    """How many rows of n_columns make a tile.
+
+    A GPU keeps a tile in registers: some 4096 elements a program. The interpreter pays per operation and not per element:
+    there a tile takes all rows that one program can reasonably hold.
+    """
+    budget = 2**17 if INTERPRETED else 4096
+    return min(triton.next_power_of_2(max(n_rows, 1)), max(budget // triton.next_power_of_2(max(n_columns, 1)), 1))
+
+
+def warps(n_elements):
+    """Warps for a tile of that many elements: 16 to 32 elements a thread, 4 to 16 warps."""
+    return min(max(triton.next_power_of_2(n_elements // 1024), 4), 16)
