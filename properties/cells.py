@@ -1,0 +1,233 @@
+"""Run one cell: one claim in one column (proof, exact, torch, or an implementation with a dtype), to one verdict."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import hypothesis
+from hypothesis import HealthCheck, Phase, given, settings, target
+from hypothesis.errors import HypothesisException, UnsatisfiedAssumption
+
+from .calls import EXACT, Implementation, _Broken
+from .claims import Claim
+from .results import ClaimError
+from .subjects import Subject
+from .trial import LawFails, Raised, Trial, Unfaithful, Unsupported, activate
+
+GREEN = ("holds", "refuted")
+RED = ("law fails", "unfaithful", "not refuted", "not proved", "crashed", "timed out", "error")
+SEARCH_FACTOR = 10                # a refuted claim's counterexample is looked for in ten times the examples
+
+
+@dataclass(frozen=True)
+class Column:
+    """Where a claim is judged: leg "proof", "exact", "torch" or "implementation" (then with a subject), and a dtype."""
+
+    leg: str
+    subject: Subject | None = None
+    dtype: str | None = None
+
+    @property
+    def label(self) -> str:
+        name = self.subject.name if self.subject else self.leg
+        return f"{name}-{self.dtype}" if self.dtype else name
+
+
+@dataclass(frozen=True)
+class Budget:
+    """How much to search: examples per cell, the seed of the run, and whether failures are shrunk."""
+
+    examples: int = 60
+    seed: int = 0
+    remembered: Callable[[], dict | None] = lambda: None      # the smallest failing example of a sibling cell
+    remember: Callable[[dict], None] = lambda drawn: None
+
+
+@dataclass
+class Outcome:
+    """The verdict of a cell and everything the report shows of it."""
+
+    verdict: str
+    trial: Trial
+    message: str = ""
+    note: str = ""
+    failure: object = None
+    discarded: int = 0
+    law: bool | None = None
+    faithful: bool | None = None
+    seconds: float = 0.0
+    extra: dict = field(default_factory=dict)
+
+
+def columns(claim: Claim, subjects: list[Subject], dtypes: tuple[str, ...] | None) -> list[Column]:
+    """The columns in which a claim is judged."""
+    wanted = [d for d in ("float64", "float32", "float16", "bfloat16")
+              if (dtypes is None or d in dtypes) and (claim.dtypes is None or d in claim.dtypes)]
+    found = [Column("proof")] if claim.proved_by else []
+    if not claim.takes_implementation:
+        return found + ([Column("torch", dtype=d) for d in wanted] if "dtype" in claim.arguments else [Column("torch")])
+    if claim.over == "reals" and claim.kind in ("law", "exact law", "condition", "refuted"):
+        found.append(Column(EXACT))
+    if claim.kind == "refuted" and claim.over == "reals":
+        return found
+    return found + [Column("implementation", s, d) for s in subjects for d in wanted if d in s.dtypes]
+
+
+def run(claim: Claim, column: Column, budget: Budget, *, record: Callable[..., None] | None = None) -> Outcome:
+    """Judge a claim in a column.  `record(operation, dtype, arguments)` is called before every launch."""
+    start = time.perf_counter()
+    dtype = column.dtype or "float64"
+    trial = Trial(claim=f"{claim.file}::{claim.name}", dtype=dtype, judge=EXACT if column.leg == EXACT else "floats")
+    impl = Implementation(column.subject, dtype, trial, record=record) if claim.takes_implementation else None
+    try:
+        if claim.kind == "refuted":
+            outcome = _refute(claim, trial, impl, budget)
+        else:
+            outcome = _hold(claim, trial, impl, budget)
+            if claim.needs and outcome.verdict == "holds" and (column.leg == EXACT or claim.over == "floats"):
+                outcome = _needed(claim, outcome, column, budget)
+    except (ClaimError, HypothesisException) as error:
+        outcome = Outcome("error", trial, message=f"{type(error).__name__}: {error}")
+    outcome.seconds = time.perf_counter() - start
+    return outcome
+
+
+def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
+    remembered = budget.remembered()
+    _search(claim, trial, impl, budget, condition=claim.needs, first=remembered)
+    failures = trial.failures
+    for kind, verdict in ((LawFails, "law fails"), (_Broken, "unfaithful"), (Unfaithful, "unfaithful"), (Raised, "crashed")):
+        if kind in failures:
+            failure = failures[kind]
+            budget.remember(failure.drawn)
+            others = [v for k, v in ((Unfaithful, "unfaithful"), (Raised, "crashed")) if k in failures and v != verdict]
+            return Outcome(verdict, trial, message=failure.message, failure=failure, law=kind is not LawFails,
+                           faithful=verdict == "law fails" and not any(c.wrong() for c in failure.calls),
+                           note=f"also {', '.join(others)} on other examples" if others else "")
+    if trial.examples and trial.examples == trial.unsupported:
+        missing = trial.missing.most_common(1)[0][0] if trial.missing else ""
+        return Outcome("unsupported", trial, message=missing)
+    if not trial.examples:
+        return Outcome("error", trial, message="no example satisfied the claim's conditions")
+    if trial.excused:
+        return Outcome("expected failure", trial, message=trial.excuse.reason, extra={
+            "reason": trial.excuse.reason, "link": trial.excuse.link, "still_there": bool(trial.excuse.reproducer())})
+    return Outcome("holds", trial, law=True, faithful=True)
+
+
+def _refute(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
+    wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
+    _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.generate, Phase.target, Phase.shrink), only_law=True)
+    found = "found"
+    if LawFails not in trial.failures:
+        _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.explicit,), only_law=True)
+        found = "pinned"
+    if LawFails not in trial.failures:
+        return Outcome("not refuted", trial, message=f"no counterexample among {trial.examples} examples: is it true?")
+    failure = trial.failures[LawFails]
+    number = trial.first_failure[LawFails]
+    note = f"refuted by example {number}, then shrunk" if found == "found" else "refuted by the pinned example"
+    return Outcome("refuted", trial, note=note, failure=failure, law=False)
+
+
+def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> Outcome:
+    """The law holds under its condition; now find a counterexample without it."""
+    without = Trial(claim=outcome.trial.claim, dtype=outcome.trial.dtype, judge=outcome.trial.judge)
+    impl = Implementation(column.subject, without.dtype, without) if claim.takes_implementation else None
+    wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
+    _search(claim, without, impl, wider, condition=lambda **drawn: not claim.needs(**drawn), derandomize=True, only_law=True)
+    if LawFails not in without.failures:
+        return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but no counterexample "
+                       f"without it among {without.examples} examples: is the condition needed?")
+    number = without.first_failure[LawFails]
+    return replace(outcome, failure=without.failures[LawFails],
+                   note=f"needs {claim.needs.__name__}: without it example {number} is a counterexample")
+
+
+def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Callable | None = None,
+            derandomize: bool = False, phases=tuple(Phase), first: dict | None = None, only_law: bool = False) -> None:
+    """Run the claim's examples into the trial.  `condition` restricts the draws, `first` is tried before them."""
+    body, takes = claim.body, claim.arguments
+
+    def example(**drawn):
+        if condition is not None and not _holds(condition, drawn):
+            hypothesis.reject()
+        trial.begin(drawn)
+        trial.excuse_now = None
+        arguments = dict(drawn)
+        if impl is not None:
+            arguments["impl"] = impl
+        if "dtype" in takes:
+            arguments["dtype"] = trial.dtype
+        try:
+            body(**arguments)
+            if not only_law:
+                _faithful(trial)
+        except Unsupported as reason:
+            trial.unsupported += 1
+            trial.missing[str(reason)] += 1
+            trial.passed()
+            return
+        except (UnsatisfiedAssumption, ClaimError):
+            raise
+        except AssertionError as error:
+            excuse = next((c.excused for c in trial.calls if c.excused), None)
+            if excuse is not None and not only_law:
+                trial.excused, trial.excuse = trial.excused + 1, excuse
+                trial.examples += 1
+                return
+            error = error if isinstance(error, (LawFails, Unfaithful, Raised)) else LawFails(str(error) or "false")
+            trial.failed(error)
+            raise error from None
+        worst = trial.passed()
+        if worst > 0:
+            target(worst, label="budget used")
+
+    if not hasattr(claim.test, "hypothesis"):
+        with activate(trial):
+            try:
+                example()
+            except AssertionError:
+                return
+        return
+    # the strategies and pinned examples of the claim's own @given and @example
+    test = given(**claim.test.hypothesis._given_kwargs)(example)
+    if derandomize or claim.kind == "statistical":
+        extra = {"derandomize": True}
+    else:
+        extra = {}
+        test = hypothesis.seed(f"{budget.seed} {trial.claim} {trial.dtype} {impl.subject.name if impl and impl.subject else ''}")(test)
+    test = settings(max_examples=budget.examples, deadline=None, database=None, phases=phases, print_blob=False,
+                    suppress_health_check=list(HealthCheck), report_multiple_bugs=not only_law, **extra)(test)
+    for pinned in getattr(claim.test, "hypothesis_explicit_examples", ()):
+        test = hypothesis.example(**pinned.kwargs)(test)
+    if first is not None:
+        test = hypothesis.example(**first)(test)
+    with activate(trial), contextlib.redirect_stdout(io.StringIO()):
+        try:
+            test()
+        except (LawFails, Unfaithful, Raised, BaseExceptionGroup) as error:
+            if not trial.failures:
+                raise ClaimError(str(error)) from error
+        except HypothesisException:
+            if not trial.failures:
+                raise
+
+
+def _faithful(trial: Trial) -> None:
+    for call in trial.calls:
+        wrong = call.wrong()
+        if wrong:
+            raise Unfaithful(wrong)
+
+
+def _holds(condition: Callable, drawn: dict) -> bool:
+    import inspect
+    parameters = inspect.signature(condition).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
+        return condition(**drawn)
+    return condition(**{name: drawn[name] for name in parameters})
