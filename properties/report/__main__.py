@@ -1,0 +1,33 @@
+"""Rebuild the report from event files: ``python -m properties.report [--events DIR] [--out DIR]``."""
+
+import argparse
+import sys
+from pathlib import Path
+
+from .pages import write
+from .schema import read_events
+from .state import fold
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the pages and print their paths. 0 whatever the verdicts are (it is a report), 2 without any event."""
+    parser = argparse.ArgumentParser(prog="python -m properties.report", description=__doc__)
+    parser.add_argument("--events", type=Path, default=Path("reports/events"), help="folder of *.jsonl (%(default)s)")
+    parser.add_argument("--out", type=Path, default=Path("reports"), help="where the pages go (%(default)s)")
+    options = parser.parse_args(arguments)
+    records, problems = read_events(options.events)
+    if not records:
+        found = f"; {len(problems)} lines could not be used, first: {problems[0]['message']}" if problems else ""
+        print(
+            f"There are no events in {options.events}{found}. Run the checks first (tox, or pytest spec), or name the "
+            "folder with --events.",
+            file=sys.stderr,
+        )
+        return 2
+    for path in write(fold(records, problems), options.out):
+        print(path)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

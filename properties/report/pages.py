@@ -1,0 +1,112 @@
+"""The pages: one HTML file that needs nothing else, the same in markdown for a pull request, and the state as JSON."""
+
+import json
+import re
+from functools import cache
+from pathlib import Path
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from . import matrix, schema, summary, tensors, wording
+from .figures import figures
+from .mathml import formula
+from .sections import sections
+from .state import State, environment
+
+TEMPLATES = Path(__file__).with_name("templates")
+MAX_SCRIPTS = 20  # in markdown, which pull requests cut off at 65 536 characters
+
+
+def markdown_text(text) -> str:
+    """Text that markdown and a table in it show as it is: nothing in it becomes markup."""
+    text = str(text).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", text).replace("\n", " ")
+
+
+def fenced(code: str, language: str = "python") -> str:
+    """A code block whose fence is longer than any run of backticks in the code."""
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
+    return f"{fence}{language}\n{code.rstrip()}\n{fence}"
+
+
+def web_address(link) -> str | None:
+    """The link of an expected failure where it is one to the web; anything else is shown as text only."""
+    return link if isinstance(link, str) and re.match(r"https?://", link) else None
+
+
+@cache
+def _environment() -> Environment:
+    environment_ = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=lambda name: not (name or "").endswith(".md.j2"),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment_.filters |= {
+        "count": wording.count, "percent": wording.percent, "duration": wording.duration, "plural": wording.plural,
+        "sentence": wording.sentence, "title_of": wording.title, "listing": wording.listing, "formula": formula,
+        "short_dtype": schema.short_dtype, "examples": matrix.examples, "describe": matrix.describe,
+        "cell_anchor": matrix.cell_anchor, "number": schema.number, "as_text": tensors.as_text,
+        "web_address": web_address, "md": markdown_text, "fenced": fenced, "environment": environment,
+        "claim_anchor": lambda claim: wording.anchor("claim-", claim["claim"]),
+        "file_anchor": lambda file: wording.anchor("file-", file),
+        "breakable": lambda name: re.split(r"(?<=[._])", name),
+    }  # fmt: skip
+    environment_.globals |= {"verdicts": schema.VERDICTS, "share": wording.share}
+    return environment_
+
+
+def _content(state: State) -> dict:
+    """What both pages show."""
+    rows = summary.answers(state)
+    priorities, table = summary.coverage(rows)
+    tally = summary.counts(state.cells)
+    return {
+        "state": state,
+        "tally": tally,
+        "words": summary.in_words(tally),
+        "legs": summary.leg_counts(state),
+        "groups": summary.look_first(state),
+        "disagreements": summary.disagreements(state),
+        "facts": summary.implementation_facts(state),
+        "matrix": matrix.matrix(state),
+        "answers": rows,
+        "standard": summary.STANDARD_CONVENTIONS,
+        "priorities": priorities,
+        "coverage": table,
+    }
+
+
+def html(state: State) -> str:
+    """``index.html``."""
+    drawn, no_figures = figures(state.cells)
+    template = _environment().get_template("index.html.j2")
+    return template.render(**_content(state), files=sections(state), figures=drawn, no_figures=no_figures)
+
+
+def markdown(state: State) -> str:
+    """``report.md``."""
+    template = _environment().get_template("report.md.j2")
+    owners, compact = summary.by_file_and_owner(state)
+    open_cells = summary.open_cells(state)
+    text = template.render(
+        **_content(state), owners=owners, compact=compact, open_cells=open_cells, max_scripts=MAX_SCRIPTS
+    )
+    return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def as_json(state: State) -> str:
+    """``report.json``: the folded state, strict."""
+    return json.dumps(schema.strict(summary.as_json(state)), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+
+
+def write(state: State, folder: Path) -> list[Path]:
+    """Write the three files into ``folder``, which is made where it is missing, and return their paths."""
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for name, make in (("index.html", html), ("report.md", markdown), ("report.json", as_json)):
+        path = folder / name
+        path.write_text(make(state), encoding="utf-8")
+        written.append(path)
+    return written

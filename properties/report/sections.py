@@ -1,0 +1,184 @@
+"""One section a claim: what it says, where it comes from, its verdicts, and what breaks it."""
+
+from collections import defaultdict
+from dataclasses import dataclass
+
+from .matrix import claims_by_file
+from .schema import completed, dtype_order, number, short_dtype
+from .state import Cell, State
+from .summary import Counts, by_claim, claim_status, counts
+from .tensors import Picture, element, is_tensor, picture, telling_digits
+from .wording import listing, ordinal, percent, title
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One outcome of a call, or a relation: what came out and what should have, side by side."""
+
+    name: str
+    left_title: str
+    left: Picture
+    right_title: str
+    right: Picture
+    budget: Picture | None
+    verdict: str
+
+
+@dataclass(frozen=True)
+class Counterexample:
+    """A counterexample ready to be shown: what was drawn, what was called, what came out."""
+
+    number: str
+    drawn: tuple[tuple[str, Picture], ...]
+    calls: tuple[tuple[str, tuple[tuple[str, Picture], ...], tuple[Shown, ...]], ...]
+    relation: Shown | None
+    script: str
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What one implementation (or leg) does wrong: the leading cell, all cells with it, the counterexample."""
+
+    cell: Cell
+    cells: tuple[Cell, ...]
+    counterexample: Counterexample | None
+
+    @property
+    def where(self) -> str:
+        dtypes = listing(short_dtype(cell.dtype) for cell in self.cells if cell.dtype)
+        return (self.cell.implementation or self.cell.leg) + (f" ({dtypes})" if dtypes else "")
+
+
+@dataclass(frozen=True)
+class Section:
+    claim: dict
+    title: str
+    paragraphs: tuple[str, ...]
+    status: str
+    family: str
+    tally: Counts
+    sources: tuple[tuple[str, tuple[dict, ...]], ...]  # note and section, rows
+    corrects: tuple[dict, ...]
+    corrected_by: tuple[dict, ...]
+    owners: tuple[tuple[str, int, int], ...]  # implementation, cells that hold, cells
+    cells: tuple[Cell, ...]
+    proofs: tuple[Cell, ...]
+    evidence: Counterexample | None  # what refutes the statement (or the law without its condition), as it should
+    failures: tuple[Failure, ...]
+
+
+def _off_by(outcome: dict) -> str:
+    """ "off by 0.5 at (0, 1), budget 4.9e-4: 633 %" from what the event says; empty where it says nothing."""
+    off, at, used = number(outcome.get("off_by")), outcome.get("at"), number(outcome.get("used"))
+    budget = outcome.get("budget")
+    budget = number(element(budget, at) if is_tensor(budget) else budget)
+    if off is None:
+        return ""
+    text = f"off by {off:.3g}" + (f" at ({', '.join(map(str, at))})" if at else "")
+    if budget is not None:
+        text += f", budget {budget:.2g}"
+        used = used if used is not None else off / budget if budget else None
+    return text + (f": {percent(used)}" if used is not None else "")
+
+
+def _shown(outcome: dict, name: str, titles: tuple[str, str], keys: tuple[str, str]) -> Shown:
+    left, right, at = outcome.get(keys[0]), outcome.get(keys[1]), outcome.get("at")
+    pair = [element(side, at) if is_tensor(side) else side for side in (left, right)]
+    digits = telling_digits(*pair)
+    budget = outcome.get("budget")
+    return Shown(
+        name=name,
+        left_title=titles[0],
+        left=picture(left, at=at, digits=digits),
+        right_title=titles[1],
+        right=picture(right, at=at, digits=digits),
+        budget=None if budget is None else picture(budget, at=at, digits=2),
+        verdict=_off_by(outcome),
+    )
+
+
+def counterexample(found: dict | None) -> Counterexample | None:
+    """An event's counterexample, arranged for the page. Arguments that equal what was drawn are not repeated."""
+    if not found:
+        return None
+    drawn = found.get("drawn") or {}
+    calls = []
+    for call in found.get("calls") or ():
+        arguments = call.get("arguments") or {}
+        fresh = {name: value for name, value in arguments.items() if is_tensor(value) and value not in drawn.values()}
+        results = tuple(
+            _shown(result, result.get("name", ""), ("got", "expected"), ("got", "expected"))
+            for result in call.get("results") or ()
+        )
+        text = f"{call['name']} = {call.get('call')}" if call.get("name") else str(call.get("call"))
+        calls.append((text, tuple((name, picture(value)) for name, value in fresh.items()), results))
+    relation = found.get("relation")
+    return Counterexample(
+        number=ordinal(found["number"]) if isinstance(found.get("number"), int) else "",
+        drawn=tuple((name, picture(value)) for name, value in drawn.items()),
+        calls=tuple(calls),
+        relation=relation and _shown(relation, relation.get("text", ""), ("left", "right"), ("left", "right")),
+        script=found.get("script") or "",
+    )
+
+
+def _failures(cells: list[Cell]) -> tuple[Failure, ...]:
+    """Red cells and expected failures, one a leg or implementation; led by a cell that has a counterexample."""
+    grouped = defaultdict(list)
+    for cell in cells:
+        if cell.family in ("bad", "expected"):
+            grouped[cell.leg, cell.implementation, cell.family].append(cell)
+    failures = []
+    for found in grouped.values():
+        found.sort(key=lambda cell: (not cell.check.get("counterexample"), dtype_order(cell.dtype)))
+        in_order = tuple(sorted(found, key=lambda cell: dtype_order(cell.dtype)))
+        failures.append(Failure(found[0], in_order, counterexample(found[0].check.get("counterexample"))))
+    return tuple(sorted(failures, key=lambda failure: failure.cell.family))  # "bad" before "expected"
+
+
+def _sources(claim: dict, ledger: dict[str, dict]) -> tuple:
+    places = defaultdict(list)
+    for name in claim.get("rows") or ():
+        row = ledger.get(name, completed("row", {"row": name}))
+        note = row["note"] or name.partition("-")[0]
+        places[f"note {note}" + (f", section {row['section']}" if row["section"] else "")].append(row)
+    return tuple((place, tuple(rows)) for place, rows in places.items())
+
+
+def sections(state: State) -> list[tuple[str, list[Section]]]:
+    """All sections by spec file."""
+    own, ledger = by_claim(state.cells), {row["row"]: row for row in state.ledger}
+    corrected_by = defaultdict(list)
+    for claim in state.claims.values():
+        for name in claim.get("corrects") or ():
+            corrected_by[name].append(claim)
+
+    def section(claim: dict) -> Section:
+        cells = own[claim["claim"]]
+        status, family = claim_status(claim, cells)
+        paragraphs = [part.strip() for part in (claim.get("statement") or "").split("\n\n") if part.strip()]
+        if paragraphs and paragraphs[0].startswith(title(claim)):
+            paragraphs[0] = paragraphs[0].removeprefix(title(claim)).strip()
+        by_owner = defaultdict(list)
+        for cell in cells:
+            if cell.implementation:
+                by_owner[cell.implementation].append(cell)
+        shown = next((c for c in cells if c.family == "good" and c.check.get("counterexample")), None)
+        return Section(
+            claim=claim,
+            title=title(claim),
+            paragraphs=tuple(filter(None, paragraphs)),
+            status=status,
+            family=family,
+            tally=counts(cells),
+            sources=_sources(claim, ledger),
+            corrects=tuple(state.claims.get(n, completed("claim", {"claim": n})) for n in claim.get("corrects") or ()),
+            corrected_by=tuple(corrected_by[claim["claim"]]),
+            owners=tuple((name, counts(part).family("good"), len(part)) for name, part in by_owner.items()),
+            cells=tuple(cells),
+            proofs=tuple(cell for cell in cells if cell.leg == "proof"),
+            evidence=shown and counterexample(shown.check["counterexample"]),
+            failures=_failures(cells),
+        )
+
+    return [(file, [section(claim) for claim in claims]) for file, claims in claims_by_file(state)]
