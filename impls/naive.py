@@ -39,7 +39,7 @@ def _wide(x):
     return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
-# -------------------------------------------------------------------------------------------------------- softmax
+# ----------------------------------------------------------------------------------------------------------- softmax
 
 def _exp_and_sum(x):
     """exp(x - m), its row sums l, and the shift m: the row maximum, or 0 for a row that has none (empty or all -inf).
@@ -80,7 +80,7 @@ def log_sum_exp(x):
     return (m + torch.log(l)).squeeze(-1)
 
 
-# -------------------------------------------------------------------------------- merging partial results over keys
+# --------------------------------------------------------------------------------- merging partial results over keys
 
 def merge(m1, l1, acc1, m2, l2, acc2):
     """Two online-softmax states over disjoint keys become the state over all of them.
@@ -106,7 +106,7 @@ def merge_lse(out1, lse1, out2, lse2):
     return _divide(acc, l[..., None]).to(out1.dtype), m + torch.log(l)
 
 
-# ------------------------------------------------------------------------------------------------------ attention
+# --------------------------------------------------------------------------------------------------------- attention
 
 def _scores(q, k, causal=False, mask=None, scale=None, window=None, bias=None):
     """scale * q k^T + bias (B, Hq, Lq, Lk), -inf where hidden, and the visibility itself (bool, broadcasts)."""
@@ -118,7 +118,7 @@ def _scores(q, k, causal=False, mask=None, scale=None, window=None, bias=None):
     if window is not None:
         visible = visible & sliding_window_mask(lq, lk, window, device=q.device)
     if mask is not None:
-        _check(mask.dtype == torch.bool, f"mask must be bool (True = visible), got {mask.dtype}; bias is added")
+        _check(mask.dtype == torch.bool, "mask must be bool (True = visible); an additive one is the bias")
         visible = visible & _expand("mask", mask, shape)
     scale = q.shape[3] ** -0.5 if scale is None else scale
     scores = scale * (_wide(q) @ _wide(repeat_kv(k, _group_size(q, k))).transpose(-1, -2))
@@ -209,7 +209,7 @@ def decode(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     return out
 
 
-# ------------------------------------------------------------------------------------------------ heads and masks
+# --------------------------------------------------------------------------------------------------- heads and masks
 
 def repeat_kv(x, n_rep):
     """(B, H, L, D) -> (B, H * n_rep, L, D): each head n_rep times in a row, next to its query heads."""
@@ -287,7 +287,7 @@ def linear_attention(q, k, v, causal=False):
     return _divide(numerator, (fq * norm).sum(-1, keepdim=True)).to(q.dtype)
 
 
-# ---------------------------------------------------------------------------------- the rest of a transformer block
+# ----------------------------------------------------------------------------------- the rest of a transformer block
 
 def layer_norm(x, weight, bias, eps=1e-5):
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dim, variance biased (Ba et al. 2016)."""
