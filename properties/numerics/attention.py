@@ -55,10 +55,11 @@ def visible(lq, lk, *, causal=False, window=None, mask=None, alignment="bottom-r
     return band if keep is None else band & keep
 
 
-def scores_of(q, k, scale, contract, *, keep=None, bias=None):
+def scores_of(q, k, scale, contract, *, keep=None, bias=None, q_error=None, k_error=None):
     """S = scale q k^T + bias and the bound of its error: `|scale| (gamma |q| |k|^T)` plus what storing it costs.
 
     The error is 0 where every partial sum is representable and the scale is a power of four, wherever it is applied.
+    `q_error` and `k_error` (both or none) bound errors that q and k already carry.
     """
     c = contract
     kT = k.swapaxes(-1, -2)
@@ -70,6 +71,9 @@ def scores_of(q, k, scale, contract, *, keep=None, bias=None):
         E = np.zeros_like(S)
     else:
         E = _dot_error(q, kT, abs_q, abs_k, raw, scale, c)
+        if q_error is not None:
+            carried = q_error @ (abs_k + k_error.swapaxes(-1, -2)) + abs_q @ k_error.swapaxes(-1, -2)
+            E = E + abs(scale) * (1.0 + product_factor(q.shape[-1] + c.pre, c)) * carried
         if c.scores:
             E = _stored_scores(S, dot, E, scale, c)
     if bias is not None:
@@ -151,7 +155,7 @@ class Attended(NamedTuple):
     numerator: float  # the largest unnormalised sum, which the accumulator has to hold
 
 
-def attend(scores, v, contract, *, merges=None):
+def attend(scores, v, contract, *, splits=None, v_error=None):
     """O = softmax(S) v and the bound of its error.
 
     The numerator is `sum_j P_j (1 + rho_j)(1 + theta_j) v_j`, the denominator `sum_j P_j (1 + rho_j)(1 + phi_j)` with one
@@ -162,19 +166,23 @@ def attend(scores, v, contract, *, merges=None):
 
     The weights of a correct implementation are >= 0 and normalised whatever the errors of the scores are, so the result is
     also within the convex hull of the visible values (up to t_N, t_D), which takes over where scores carry no information.
+    Partial results that are merged with exp(lse_i - lse) `splits` times are not normalised again: `|lse| u` joins t_N.
+    `v_error` bounds errors that v already carries.
     """
     c = contract
     S, E, _ = scores
-    w = weights_of(S, E, c, merges=merges)
+    w = weights_of(S, E, c, splits=splits)
     n = S.shape[-1]
     u_probs = c.roundoff(c.probs) if c.probs else 0.0
     t_N = (1.0 + u_probs) * (1.0 + c.u_in) ** 2 * (1.0 + gamma(c.mm * (n + w.merges) + c.div_c + w.merges, c.u)) - 1.0
     t_D = min(gamma(n + w.merges, c.u), 0.99)
+    largest = w.eps.max(-1, keepdims=True, initial=0.0)
     if c.lse_merge:
-        t_N = t_N + 6.0 * c.u * w.merges * (np.abs(w.M) + np.log(w.D))
+        t_N = t_N + c.u * w.splits * (c.exp_c + 6.0 * (np.abs(w.M) + np.log(w.D)) + 6.0 * np.minimum(largest, WILD_EPS))
+        if c.scores:
+            t_N = t_N + gamma(w.splits, c.roundoff(c.out))
     O = w.P @ v
     abs_v, abs_O = np.abs(v), np.abs(O)
-    largest = w.eps.max(-1, keepdims=True, initial=0.0)
     up = np.exp(np.minimum(w.eps, WILD_EPS))
     raised = w.P * up
     low = (1.0 - t_D) * (w.P / up).sum(-1, keepdims=True)
@@ -183,13 +191,15 @@ def attend(scores, v, contract, *, merges=None):
     seen = None if w.hidden is None else ~w.hidden
     flushed = (c.flush + c.eta) / w.D
     common = deviation(raised - w.P + (flushed if seen is None else flushed * seen), v, O)
-    total = raised @ abs_v
+    total = raised @ (abs_v if v_error is None else abs_v + v_error)
     underflow = n * c.eta * (1.0 + abs_O)
     if c.probs:
         underflow = underflow + SMALLEST_SUBNORMAL[c.probs] * (
             abs_v.sum(-2, keepdims=True) if seen is None else seen @ abs_v)
     budget = (common + t_N * total + t_D * abs_O * raised.sum(-1, keepdims=True) + underflow) / low
-    if not c.lse_merge and n and (largest > 0.3).any():  # elsewhere the hull is wider
+    if v_error is not None:
+        budget = budget + (raised @ v_error) / low
+    elif n and (largest > 0.3).any():  # elsewhere the hull is wider
         far, far_v = _hull(v, O, seen)
         hull = far * (1.0 + n * flushed) + 1.0001 * t_N * far_v + 2.0 * t_D * abs_O + underflow
         budget = np.where(largest > WILD_EPS, hull, np.minimum(budget, hull))

@@ -25,14 +25,19 @@ class Weights(NamedTuple):
     D: np.ndarray  # sum of exp(S - M), 1 for an empty row; (..., 1)
     eps: np.ndarray  # bound of |log(p^_j / p_j)| up to a factor common to the row; 0 at hidden keys
     merges: int  # blocks that an online algorithm may have merged
+    splits: int  # how often partial results may have been merged with exp(lse_i - lse)
     hidden: np.ndarray | None  # True at keys of score -inf, None where there is none
     empty: np.ndarray | None  # True at rows without a visible key; (..., 1), None where there is none
 
 
-def weights_of(S, E, contract, *, merges=None):
-    """The exact weights of scores S and what the roundings of exp and errors E (an array or 0) of S do to them."""
+def weights_of(S, E, contract, *, splits=None):
+    """The exact weights of scores S and what the roundings of exp and errors E (an array or 0) of S do to them.
+
+    `splits` counts the parts whose results are merged afterwards; as many as there are blocks where it is not given.
+    """
     c = contract
-    merges = c.merges(S.shape[-1]) if merges is None else merges
+    merges = c.merges(S.shape[-1]) + (splits or 0)
+    splits = splits or merges
     M = S.max(-1, keepdims=True, initial=-np.inf)
     hidden = S == -np.inf
     hidden = hidden if hidden.any() else None
@@ -54,10 +59,10 @@ def weights_of(S, E, contract, *, merges=None):
         abs_S[hidden] = 0.0
     eps = E + c.u * (c.exp_c * (merges + 1) + c.exp_x * gap + c.exp_m * (abs_S + np.abs(M)))
     if c.lse_merge:
-        eps += c.u * merges * (3.0 * gap + 2.0 * (abs_S + np.abs(M) + np.log(D)))
+        eps += c.u * splits * (3.0 * gap + 2.0 * (abs_S + np.abs(M) + np.log(D)))
     if hidden is not None:
         eps[hidden] = 0.0
-    return Weights(P, M, D, eps, merges, hidden, empty)
+    return Weights(P, M, D, eps, merges, splits, hidden, empty)
 
 
 def probability_budget(w, contract):
@@ -95,7 +100,7 @@ def stored(value, budget, contract):
 
 
 def softmax(S, contract, E=0.0):
-    """Weights of scores S in the output's format and their budgets; a hidden key has weight exactly 0."""
+    """(P, budget, Weights): weights of scores S stored in the output's format; a hidden key has weight exactly 0."""
     w = weights_of(S, E, contract)
     budget = np.minimum(stored(w.P, probability_budget(w, contract), contract), 1.0 + 2.0 * contract.roundoff(contract.out))
     return w.P, budget, w
@@ -118,7 +123,7 @@ def lse_of(w, contract):
     budget = np.log(np.maximum(raised, 1.0 / lowered))
     largest = w.eps.max(-1, keepdims=True, initial=0.0)
     budget = np.where(largest > LARGEST_EPS, largest, budget)
-    rounds = 1 + (w.merges if c.lse_merge else 0)
+    rounds = 1 + (w.splits if c.lse_merge else 0)
     abs_M = np.abs(w.M)
     budget = budget + gamma(n + w.merges, c.u) * 1.0001 + n * c.flush
     budget = budget + rounds * c.u * (4.0 + 4.0 * log_D + 4.0 * abs_M + 2.0 * np.abs(value))

@@ -1,0 +1,63 @@
+"""Layer normalisation over the last dim, biased variance, eps inside the root (Ba, Kiros & Hinton 2016)."""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .classes import stored
+from .rounding import gamma
+
+
+class Moments(NamedTuple):
+    """Mean, centred values and 1 / sqrt(var + eps), each with the bound of its error."""
+
+    mean: np.ndarray
+    mean_error: np.ndarray
+    centred: np.ndarray
+    centred_error: np.ndarray
+    rstd: np.ndarray
+    rstd_error: np.ndarray
+
+
+def moments(x, eps, c):
+    """Two passes or Welford: every centred value is off by the error of the mean and one rounding; the variance by
+    `2 mean |x_c| e + mean e^2` and its sum. 1 / sqrt is monotone, so its error follows from the ends of the interval.
+    `two_pass = False` admits E x^2 - (E x)^2, which rounds at the scale of E x^2."""
+    n, u = x.shape[-1], c.u
+    mean = x.mean(-1, keepdims=True)
+    mean_error = gamma(n + 1, u) * np.abs(x).mean(-1, keepdims=True) + c.eta
+    centred = x - mean
+    abs_centred = np.abs(centred)
+    centred_error = mean_error + u * (abs_centred + mean_error) + c.eta
+    variance = (centred * centred).mean(-1, keepdims=True)
+    variance_error = (2.0 * abs_centred * centred_error + centred_error * centred_error).mean(-1, keepdims=True)
+    variance_error = variance_error + gamma(n + 2, u) * (variance + variance_error) + 2.0 * c.eta
+    if not c.two_pass:
+        square = (x * x).mean(-1, keepdims=True)
+        variance_error = np.maximum(variance_error, 2.0 * gamma(n + 3, u) * square
+                                    + 2.0 * np.abs(mean) * mean_error + mean_error**2)
+    inside = variance + eps
+    relative = variance_error / inside + 2.0 * u
+    lowest = np.maximum(inside * (1.0 - relative), eps * (1.0 - 4.0 * u))
+    rstd, highest = 1.0 / np.sqrt(inside), 1.0 / np.sqrt(lowest)
+    rstd_error = np.maximum(highest - rstd, rstd - 1.0 / np.sqrt(inside * (1.0 + relative))) + 4.0 * u * highest
+    return Moments(mean, mean_error, centred, centred_error, rstd, rstd_error)
+
+
+def normalised(m, u):
+    """x_hat = (x - mean) rstd and the bound of its error."""
+    x_hat = m.centred * m.rstd
+    error = m.centred_error * (m.rstd + m.rstd_error) + np.abs(m.centred) * m.rstd_error
+    return x_hat, error + gamma(3, u) * (np.abs(x_hat) + error)
+
+
+def layer_norm(a, contract, conventions):
+    """(y,); also computed as x (rstd weight) + (bias - mean rstd weight), which rounds at the scale of the shift."""
+    c, x, weight, bias = contract, a["x"], a["weight"], a["bias"]
+    m = moments(x, a.get("eps", 1e-5), c)
+    x_hat, x_hat_error = normalised(m, c.u)
+    scaled, abs_weight = x_hat * weight, np.abs(weight)
+    terms = np.abs(scaled) + abs_weight * x_hat_error + np.abs(bias)
+    shift = (np.abs(m.mean) + m.mean_error) * (m.rstd + m.rstd_error) * abs_weight
+    budget = abs_weight * x_hat_error + gamma(3, c.u) * (terms + shift) + 3.0 * c.eta * (1.0 + abs_weight)
+    return (stored("y", scaled + bias, budget, None, c),)
