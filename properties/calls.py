@@ -151,11 +151,13 @@ class Implementation:
         exacts = evaluate(operation.name, received, self.contract, self.conventions)
         quantities, results = [], {}
         number = len(self.trial.calls) + 1
+        if tuple(exact.name for exact in exacts) != operation.judged:
+            raise ClaimError(f"exact values of {operation.name} are {[e.name for e in exacts]}, not {operation.judged}")
         for exact in exacts:
-            value = got.get(exact.name)
-            if value is None:
+            if exact.name not in got:                              # a plain `out` where (out, lse) was asked for
                 results[exact.name] = None
                 continue
+            value = got[exact.name]
             used = violations(value, exact)
             flat = int(np.argmax(used)) if used.size else 0
             at = tuple(int(i) for i in np.unravel_index(flat, used.shape)) if used.size else ()

@@ -56,7 +56,6 @@ class Outcome:
     message: str = ""
     note: str = ""
     failure: object = None
-    discarded: int = 0
     law: bool | None = None
     faithful: bool | None = None
     seconds: float = 0.0
@@ -149,15 +148,19 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
 
 
 def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Callable | None = None,
-            derandomize: bool = False, phases=tuple(Phase), first: dict | None = None, only_law: bool = False) -> None:
-    """Run the claim's examples into the trial.  `condition` restricts the draws, `first` is tried before them."""
+            derandomize: bool = False, phases=tuple(Phase), first: dict | None = None, only_law: bool = False,
+            after: Callable[[dict], None] | None = None) -> None:
+    """Run the claim's examples into the trial.
+
+    `condition` restricts the draws, `first` is tried before them, `after(drawn)` sees every example that holds.
+    """
     body, takes = claim.body, claim.arguments
 
     def example(**drawn):
         if condition is not None and not _holds(condition, drawn):
+            trial.discarded += 1
             hypothesis.reject()
         trial.begin(drawn)
-        trial.excuse_now = None
         arguments = dict(drawn)
         if impl is not None:
             arguments["impl"] = impl
@@ -172,7 +175,8 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
             trial.missing[str(reason)] += 1
             trial.passed()
             return
-        except (UnsatisfiedAssumption, ClaimError):
+        except UnsatisfiedAssumption:
+            trial.discarded += 1
             raise
         except AssertionError as error:
             excuse = next((c.excused for c in trial.calls if c.excused), None)
@@ -183,6 +187,8 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
             error = error if isinstance(error, (LawFails, Unfaithful, Raised)) else LawFails(str(error) or "false")
             trial.failed(error)
             raise error from None
+        if after is not None:
+            after(drawn)
         worst = trial.passed()
         if worst > 0:
             target(worst, label="budget used")

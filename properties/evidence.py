@@ -12,6 +12,7 @@ import math
 import os
 import pickle
 import time
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +28,33 @@ from .strategies import Inputs
 from .trial import Call, Failure
 
 MOST_VALUES = 4096                # larger tensors are described, not written out
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What a record says of a claim in a column, in plain picklable data: it must outlive the process that ran it."""
+
+    id: str
+    claim: str
+    title: str
+    leg: str
+    implementation: str | None
+    dtype: str | None
+    file: str | None                  # of the implementation
+    array: str
+    device: str
+    operations: tuple[str, ...]
+    digest: dict
+
+
+def cell_of(id: str, claim: Claim, column: Column) -> Cell:
+    """The plain data of a claim in a column."""
+    subject = column.subject
+    return Cell(id=id, claim=f"{claim.file}::{claim.name}", title=claim.title, leg=column.leg, dtype=column.dtype,
+                implementation=subject and subject.name, file=subject and subject.file,
+                array=subject.array if subject else "torch", device=subject.device if subject else "cpu",
+                operations=claim.operations,
+                digest={"claim": claim.digest, "implementation": subject and subject.digest})
 
 
 def encode(value, *, dtype: str | None = None):
@@ -73,30 +101,45 @@ def line(record: dict) -> str:
     return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
 
 
-def check_event(claim: Claim, column: Column, cell: str, outcome: Outcome) -> dict:
+def check_event(cell: Cell, outcome: Outcome) -> dict:
     """The record of a finished cell."""
     trial = outcome.trial
-    return {
-        "event": "check", "id": cell, "claim": f"{claim.file}::{claim.name}", "leg": column.leg,
-        "implementation": column.subject.name if column.subject else None, "dtype": column.dtype,
-        "verdict": outcome.verdict, "law": outcome.law, "faithful": outcome.faithful, "examples": trial.examples,
-        "unsupported": trial.unsupported, "excused": trial.excused, "discarded": outcome.discarded,
-        "budget_used": round(trial.used, 6) if trial.calls or trial.used else None, "budget_at": _plain(trial.used_at),
-        "profile": {axis: {f"{size:g}": round(used, 4) for size, used in sorted(column_.items())}
-                    for axis, column_ in trial.profile.items()},
+    return _check(cell, outcome.verdict, outcome.message) | {
+        "law": outcome.law, "faithful": outcome.faithful, "examples": trial.examples, "unsupported": trial.unsupported,
+        "excused": trial.excused, "discarded": trial.discarded,
+        "budget_used": round(trial.used, 6) if trial.profile else None, "budget_at": _plain(trial.used_at),
+        "profile": {axis: {f"{size:g}": round(used, 4) for size, used in sorted(sizes.items())}
+                    for axis, sizes in trial.profile.items()},
         "reach": dict(trial.reach), "seconds": round(outcome.seconds, 4), "inside": round(trial.inside, 4),
-        "message": outcome.message, "note": outcome.note,
-        "counterexample": outcome.failure and counterexample(claim, column, outcome.failure),
-        "digest": {"claim": claim.digest, "implementation": column.subject.digest if column.subject else None},
-        **outcome.extra,
-    }
+        "note": outcome.note, "counterexample": outcome.failure and counterexample(cell, outcome.failure),
+        **outcome.extra}
+
+
+def died_event(cell: Cell, case: tuple | None) -> dict:
+    """The record of a cell whose process died: *timed out* if its deadline had come, else *crashed*."""
+    deadline, operation, dtype, arguments = case or (float("inf"), "", "", {})
+    late = time.time() >= deadline - 1.0
+    where = f"in {operation}" if operation else "outside of the implementation"
+    message = f"did not return within its time limit, {where}" if late else f"the process died {where}"
+    failure = Failure(message, 0, {}, [Call(operation, dtype, arguments)], None) if operation else None
+    return _check(cell, "timed out" if late else "crashed", message) | {
+        "note": "the case shown is the one that was running; it is not shrunk", "operation": operation,
+        "counterexample": failure and counterexample(cell, failure)}
+
+
+def _check(cell: Cell, verdict: str, message: str) -> dict:
+    return {
+        "event": "check", "id": cell.id, "claim": cell.claim, "leg": cell.leg, "implementation": cell.implementation,
+        "dtype": cell.dtype, "verdict": verdict, "message": message, "law": None, "faithful": None, "examples": 0,
+        "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {}, "reach": {},
+        "seconds": 0.0, "inside": 0.0, "note": "", "counterexample": None, "digest": cell.digest}
 
 
 def _plain(sizes: dict) -> dict:
     return {name: float(size) for name, size in sizes.items()}
 
 
-def counterexample(claim: Claim, column: Column, failure: Failure) -> dict:
+def counterexample(cell: Cell, failure: Failure) -> dict:
     """The smallest failing example: what was drawn, every call with expected and got, and a script."""
     relation = failure.relation
     return {
@@ -106,9 +149,9 @@ def counterexample(claim: Claim, column: Column, failure: Failure) -> dict:
         "relation": relation and {
             "text": f"left {relation.sign} right", "at": list(relation.at), "off_by": _numbers(relation.gap),
             "budget": _numbers(relation.allowed),
-            "left": encode(relation.left.exact if column.leg == "exact" else relation.left),
-            "right": encode(relation.right.exact if column.leg == "exact" else relation.right)},
-        "script": reproduction(claim, column, failure),
+            "left": encode(relation.left.exact if cell.leg == "exact" else relation.left),
+            "right": encode(relation.right.exact if cell.leg == "exact" else relation.right)},
+        "script": reproduction(cell, failure),
     }
 
 
@@ -128,11 +171,11 @@ class CaseFile:
     def __init__(self, path: Path):
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o644)
-        self._cell, self._deadline = "", 0.0
+        self._cell, self._deadline = b"", 0.0
 
-    def enter(self, cell: str, *, limit: float) -> None:
+    def enter(self, cell: Cell, *, limit: float) -> None:
         """A cell starts; it may take `limit` seconds."""
-        self._cell, self._deadline = cell, time.time() + limit
+        self._cell, self._deadline = pickle.dumps(cell), time.time() + limit
         self._write(("", "", {}))
 
     def launch(self, operation: str, dtype: str, arguments: dict) -> None:
@@ -148,29 +191,13 @@ class CaseFile:
         os.pwrite(self._fd, len(payload).to_bytes(8, "little") + payload, 0)
 
 
-def read_case(path: Path) -> tuple[str, float, str, str, dict] | None:
-    """(cell, deadline, operation, dtype, arguments) of the launch that was under way, or None."""
+def read_case(path: Path) -> tuple[Cell, tuple] | None:
+    """The cell that was running and (deadline, operation, dtype, arguments) of its last launch, or None."""
     try:
         data = path.read_bytes()
-        return pickle.loads(data[8: 8 + int.from_bytes(data[:8], "little")]) if data else None
+        if not data:
+            return None
+        cell, *case = pickle.loads(data[8: 8 + int.from_bytes(data[:8], "little")])
+        return pickle.loads(cell), tuple(case)
     except (OSError, pickle.UnpicklingError, EOFError):
         return None
-
-
-def died_event(cell: str, claim: Claim, column: Column, case: tuple | None) -> dict:
-    """The record of a cell whose process died: *timed out* if its deadline had come, else *crashed*."""
-    late = case is not None and time.time() >= case[1] - 1.0
-    operation = case[2] if case else ""
-    call = Call(operation, case[3], case[4]) if operation else None
-    what = f"in {operation}" if operation else "outside of the implementation"
-    message = (f"did not return within its time limit, {what}" if late else f"the process died {what}")
-    failure = Failure(message, 0, {}, [call], None) if call else None
-    return {
-        "event": "check", "id": cell, "claim": f"{claim.file}::{claim.name}", "leg": column.leg,
-        "implementation": column.subject.name if column.subject else None, "dtype": column.dtype,
-        "verdict": "timed out" if late else "crashed", "law": None, "faithful": None, "examples": 0, "unsupported": 0,
-        "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {}, "reach": {}, "seconds": 0.0,
-        "inside": 0.0, "message": message, "note": "the case shown is the one that was running; it is not shrunk",
-        "counterexample": failure and counterexample(claim, column, failure), "operation": operation,
-        "digest": {"claim": claim.digest, "implementation": column.subject.digest if column.subject else None},
-    }

@@ -57,7 +57,7 @@ class Session:
         self.worker = getattr(config, "workerinput", None)
         self.problems: list[Problem] = []
         self.claims: dict[str, Claim] = {}
-        self.cells: dict[str, ClaimItem] = {}
+        self.begun = False
         self.reported: set[str] = set()
         self.counts: dict[str, int] = {}
         given = config.getoption("run_seed")
@@ -66,6 +66,7 @@ class Session:
         self.name = self.worker["attest_run"] if self.worker else config.getoption("events") or \
             evidence.now().replace(":", "").replace("+0000", "Z")
         self.folder = places.reports / "runs" / self.name
+        self.collected = self.folder / "collected.jsonl"
         self.limit = float(config.getini("timeout") or 0) if "timeout" in config._parser._inidict else 0.0
         override = getattr(config.option, "timeout", None)
         self.limit = float(override) if override is not None else self.limit
@@ -159,11 +160,11 @@ class Session:
 
     # -- the controlling process -----------------------------------------------------------------------------------
     def emit(self, record: dict) -> None:
-        """Append one event to the events file of this run."""
-        if self.worker:
+        """Append one event to the events file of this run (the first worker: to the file of what it collected)."""
+        if self.worker and self.worker["workerid"] != "gw0":
             return
         if self._events is None:
-            path = self.places.reports / "events" / f"{self.name}.jsonl"
+            path = self.collected if self.worker else self.places.reports / "events" / f"{self.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             self._events = path.open("a", encoding="utf-8")
         self._events.write(evidence.line({"run": self.name, "time": evidence.now(), **record}))
@@ -172,7 +173,7 @@ class Session:
     def begin(self, items: list) -> None:
         """The first events: the run, the ledger, the claims, the implementations and the plan."""
         planned = [item for item in items if isinstance(item, ClaimItem)]
-        self.cells = {item.nodeid: item for item in planned}
+        self.begun = True
         if not planned and not self.problems:
             return
         self.emit({"event": "run", "seed": self.seed, "examples": self.examples, "arguments": list(self.config.invocation_params.args),
@@ -192,7 +193,7 @@ class Session:
                        "operations": list(claim.operations), "has_proof": proof is not None,
                        "proof_source": proof and proof.source, "untied": proof and proof.untied,
                        "source": claim.source, "digest": claim.digest})
-        self.emit({"event": "plan", "cells": list(self.cells)})
+        self.emit({"event": "plan", "cells": [item.nodeid for item in planned]})
         for problem in self.problems:
             self.problem(problem)
 
@@ -207,19 +208,32 @@ class Session:
         self.counts[record["verdict"]] = self.counts.get(record["verdict"], 0) + 1
         self.emit(record)
 
-    def died(self, cell: str, worker: str) -> dict | None:
-        """A worker's process ended while it ran a cell."""
-        item = self.cells.get(cell)
-        if item is None:
+    def take_over(self) -> None:
+        """Copy what the first worker collected into the events file, and its problems into the summary."""
+        if self.begun or not self.collected.is_file():
+            return
+        self.begun = True
+        for record in map(json.loads, self.collected.read_text(encoding="utf-8").splitlines()):
+            if record["event"] == "problem":
+                problem = Problem(record["file"], record["message"], record["line"], record["claim"])
+                if str(problem) not in map(str, self.problems):
+                    self.problems.append(problem)
+                self.problem(problem)
+            else:
+                self.emit(record)
+
+    def died(self, id: str, worker: str) -> dict | None:
+        """A worker's process ended while it ran a cell: the record of it."""
+        found = evidence.read_case(self.folder / "cases" / f"{worker}.case")
+        if found is None or found[0].id != id:
             return None
-        case = evidence.read_case(self.folder / "cases" / f"{worker}.case")
-        case = case if case and case[0] == cell else None
-        record = evidence.died_event(cell, item.claim, item.column, case)
-        if item.column.subject is not None:
+        cell, case = found
+        record = evidence.died_event(cell, case)
+        if cell.implementation is not None:
             deaths = self.folder / "deaths"
             deaths.mkdir(parents=True, exist_ok=True)
-            for operation in [record["operation"]] if record["operation"] else item.claim.operations:
-                (deaths / f"{item.column.subject.name}.{operation}.{worker}").touch()
+            for operation in [record["operation"]] if record["operation"] else cell.operations:
+                (deaths / f"{cell.implementation}.{operation}.{worker}").touch()
         return record
 
 
@@ -233,6 +247,7 @@ class ClaimItem(pytest.Item):
 
     def runtest(self) -> None:
         session, claim, column = self.session_, self.claim, self.column
+        cell = evidence.cell_of(self.nodeid, claim, column)
         why = session.deaths(claim, column)
         if why:
             outcome = cells.Outcome("not run", cells.Trial(claim.name, column.dtype or ""), message=why)
@@ -240,10 +255,10 @@ class ClaimItem(pytest.Item):
             from .proof import prove
             outcome = prove(claim, session.budget(claim, column))
         else:
-            session.case.enter(self.nodeid, limit=session.limit or 1e9)
+            session.case.enter(cell, limit=session.limit or 1e9)
             outcome = cells.run(claim, column, session.budget(claim, column), record=session.case.launch)
             session.case.leave()
-        self.record = evidence.check_event(claim, column, self.nodeid, outcome)
+        self.record = evidence.check_event(cell, outcome)
         if outcome.verdict in cells.RED:
             raise Red(outcome)
         if outcome.verdict in ("unsupported", "not run"):
@@ -320,7 +335,7 @@ class Plugin:
             self.session.problems.append(_collection_problem(report))
 
     def pytest_collection_finish(self, session):
-        if not self.session.worker and not session.config.option.collectonly:
+        if not session.config.option.collectonly:
             self.session.begin(session.items)
 
     @pytest.hookimpl(hookwrapper=True)
@@ -330,7 +345,7 @@ class Plugin:
             if item.record is None and call.excinfo is not None:
                 trial = cells.Trial(item.claim.name, item.column.dtype or "")
                 message = f"{call.excinfo.typename}: {call.excinfo.value}".splitlines()[0]
-                item.record = evidence.check_event(item.claim, item.column, item.nodeid,
+                item.record = evidence.check_event(evidence.cell_of(item.nodeid, item.claim, item.column),
                                                    cells.Outcome("error", trial, message=message))
             if item.record is not None:
                 report.attest = evidence.line(item.record)
@@ -347,8 +362,7 @@ class Plugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node, ids):
-        if not self.session.cells and not self.session.reported:
-            self.session.collect_here(ids)
+        self.session.take_over()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem, report, sched):

@@ -86,9 +86,10 @@ def _judge(trial, a: Result, b: Result, bad: np.ndarray, gap, allowed, sign: str
     if bad.any():
         left, right = (a.exact, b.exact) if trial.judge == "exact" else (a.value, b.value)
         where = f" at {at}" if at else ""
-        budget = "and must be the same" if sign == "==" else f"which is {relation.gap:.2g} apart, budget " \
-            f"{relation.allowed:.2g}" + (f": {100 * relation.gap / relation.allowed:.0f} %" if relation.allowed else "")
-        raise LawFails(f"left {sign} right fails: {float(left[at]):.6g} and {float(right[at]):.6g}{where}, {budget}")
+        share = f": {100 * relation.gap / relation.allowed:.0f} %" if relation.allowed else ""
+        budget = "; they must be the same" if sign == "==" else "" if not np.isfinite(relation.gap) else \
+            f": {relation.gap:.2g} apart, budget {relation.allowed:.2g}{share}"
+        raise LawFails(f"left {sign} right fails{where}: {float(left[at]):.6g} and {float(right[at]):.6g}{budget}")
 
 
 def _confirmed(a: Result, b: Result, bad: np.ndarray, sign: str) -> np.ndarray:

@@ -2,34 +2,35 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from .cells import Column
-from .claims import Claim
 from .operations import OPERATIONS
 from .trial import Call, Failure
 
-_NUMPY = {"float64": "np.float64", "float32": "np.float32", "float16": "np.float16"}
+if TYPE_CHECKING:
+    from .evidence import Cell
 
 
-def reproduction(claim: Claim, column: Column, failure: Failure) -> str:
+def reproduction(cell: Cell, failure: Failure) -> str:
     """A Python script that shows the failure: each call of the example, what came back and what is exact."""
     calls = [c for c in failure.calls if c.operation]
     if not calls:
         return ""
-    if column.subject is None:
-        return _over_the_reals(claim, failure)
-    lines = [f'"""{claim.title}', "", f"{claim.file}::{claim.name} on {column.label}: {failure.message}", '"""', ""]
-    lines += ["import importlib.util", "import sys", "", "import torch", "", *_import(column), ""]
+    if cell.implementation is None:
+        return _over_the_reals(cell, failure)
+    lines = [f'"""{cell.title}', "", f"{cell.id}: {failure.message}", '"""', ""]
+    lines += ["import importlib.util", "import sys", "", "import torch", "", *_import(cell), ""]
     for number, call in enumerate(calls, 1):
-        lines += [*_call(number, call, column), ""]
+        lines += [*_call(number, call, cell), ""]
     if failure.relation is not None and failure.relation.sign == "==" and not any(c.wrong() for c in calls):
         lines += _same_bits(failure)
     return "\n".join(lines) + "\n"
 
 
-def _import(column: Column) -> list[str]:
-    path, variant = column.subject.file, column.subject.name.partition(".")[2]
+def _import(cell: Cell) -> list[str]:
+    path, variant = cell.file, cell.implementation.partition(".")[2]
     folder = not path.endswith(".py")
     file = f"{path}/__init__.py" if folder else path
     lines = [f"spec = importlib.util.spec_from_file_location(\"kernel\", {file!r}"
@@ -41,20 +42,20 @@ def _import(column: Column) -> list[str]:
     return lines
 
 
-def _call(number: int, call: Call, column: Column) -> list[str]:
+def _call(number: int, call: Call, cell: Cell) -> list[str]:
     operation = OPERATIONS[call.operation]
-    numpy = column.subject.array == "numpy"
+    numpy = cell.array == "numpy"
     lines, names = [], {}
     for name, value in call.given.items():
         if value is None or (name not in operation.required and isinstance(value, bool) and not value):
             continue
         if isinstance(value, np.ndarray):
             variable = f"{name}_{number}"
-            lines.append(f"{variable} = {literal(value, call, name, numpy=numpy, device=column.subject.device)}")
+            lines.append(f"{variable} = {literal(value, call, name, numpy=numpy, device=cell.device)}")
             names[name] = variable
         else:
             names[name] = repr(value)
-    variant = "." in column.subject.name
+    variant = "." in cell.implementation
     function = f'variant["{call.operation}"]' if variant else f"kernel.{call.operation}"
     arguments = [names[n] for n in operation.required] + [f"{n}={v}" for n, v in names.items() if n not in operation.required]
     lines.append(f"r{number} = {function}({', '.join(arguments)})")
@@ -91,12 +92,12 @@ def _same_bits(failure: Failure) -> list[str]:
             f"# left {left!r} and right {right!r} at {relation.at}"]
 
 
-def _over_the_reals(claim: Claim, failure: Failure) -> str:
+def _over_the_reals(cell: Cell, failure: Failure) -> str:
     """The exact column has no kernel: show the exact values that contradict the statement."""
     relation = failure.relation
     if relation is None:
         return ""
-    lines = [f'"""{claim.title}', "", "A counterexample over the reals."] + ['"""', "", "import torch", ""]
+    lines = [f'"""{cell.title}', "", "A counterexample over the reals."] + ['"""', "", "import torch", ""]
     for number, call in enumerate(failure.calls, 1):
         for name, value in call.given.items():
             if isinstance(value, np.ndarray):

@@ -115,6 +115,7 @@ class Trial:
     examples: int = 0
     unsupported: int = 0
     excused: int = 0
+    discarded: int = 0
     excuse: object = None
     inside: float = 0.0
     used: float = 0.0
