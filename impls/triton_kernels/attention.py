@@ -32,45 +32,56 @@ from .common import ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_d
 
 @triton.jit
 def visit_keys(
-    state, q, first, last, start, stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr, k_strides, v_strides, mask_strides,
-    bias_strides, rows, len_q, len_k, D: tl.constexpr, DV: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, ACC: tl.constexpr, EDGE: tl.constexpr,
+    state, q, k_tile, v_tile, mask, bias, first, last, rows_real, start, stop, len_k, scale,
+    BLOCK_N: tl.constexpr, EDGE: tl.constexpr,
 ):
-    """Carry the state (m, l, acc) of the queries `rows` over the keys start .. stop - 1.
+    """Carry the state (m, l, acc) of a block of queries over the keys start .. stop - 1.
 
-    The pointers are those of the head, mask_ptr and bias_ptr None or with strides over (query, key). Without EDGE every
-    query sees every one of these keys, as far as first and last are concerned.
+    k_tile and v_tile: (pointer of the head, offsets and existing columns of its first block, stride from key to key);
+    mask and bias: None, or (pointers to the first key of every query, stride from key to key). Without EDGE, every query
+    sees every one of these keys as far as first and last are concerned, and there are whole blocks of them.
     """
     m, l, acc = state
-    d, dv, in_block = tl.arange(0, BLOCK_D), tl.arange(0, BLOCK_DV), tl.arange(0, BLOCK_N)
+    k_ptr, k_offsets, k_columns, k_step = k_tile
+    v_ptr, v_offsets, v_columns, v_step = v_tile
+    block = tl.arange(0, BLOCK_N)
     for start_n in range(start, stop, BLOCK_N):
-        keys = start_n + in_block
-        real = keys < len_k
-        k_here = (d[:, None] < D) & real[None, :] if EDGE else d[:, None] < D
-        k = tl.load(k_ptr + d[:, None] * k_strides[1] + keys[None, :] * k_strides[0], mask=k_here, other=0.0)
-        s = tl.dot(q, k, input_precision="ieee", out_dtype=ACC) * scale
-
-        if bias_ptr is not None or mask_ptr is not None:
-            here = (rows[:, None] < len_q) & real[None, :]
-        if bias_ptr is not None:
-            bias_offsets = rows[:, None].to(tl.int64) * bias_strides[0] + keys[None, :] * bias_strides[1]
-            s += tl.load(bias_ptr + bias_offsets, mask=here, other=0.0).to(ACC) * LOG2E
-        if mask_ptr is not None:
-            mask_offsets = rows[:, None].to(tl.int64) * mask_strides[0] + keys[None, :] * mask_strides[1]
-            s = tl.where(tl.load(mask_ptr + mask_offsets, mask=here, other=0) != 0, s, -INF)
+        keys = (start_n + block)[None, :]
+        k_real, v_real, s_real = k_columns, v_columns, rows_real
         if EDGE:
-            s = tl.where((first[:, None] <= keys[None, :]) & (keys[None, :] <= last[:, None]), s, -INF)
+            in_time = (start_n + block)[:, None] < len_k
+            k_real, v_real, s_real = k_columns & in_time, v_columns & in_time, rows_real & (keys < len_k)
+        k = tl.load(k_ptr + (k_offsets + start_n * k_step), mask=k_real, other=0.0)
+        s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=acc.dtype) * scale
+        if bias is not None:
+            s += tl.load(bias[0] + keys * bias[1], mask=s_real, other=0.0).to(acc.dtype) * LOG2E
+        if mask is not None:
+            s = tl.where(tl.load(mask[0] + keys * mask[1], mask=s_real, other=0) != 0, s, -INF)
+        if EDGE:
+            s = tl.where((first <= keys) & (keys <= last), s, -INF)
 
         m_new = tl.maximum(m, tl.max(s, 1))
         shift = tl.where(m_new == -INF, 0.0, m_new)
         p = tl.exp2(s - shift[:, None])
         rescale = tl.exp2(m - shift)
         l = l * rescale + tl.sum(p, 1)
-        v_here = real[:, None] & (dv[None, :] < DV) if EDGE else dv[None, :] < DV
-        v = tl.load(v_ptr + keys[:, None] * v_strides[0] + dv[None, :] * v_strides[1], mask=v_here, other=0.0)
-        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee", out_dtype=ACC)
+        v = tl.load(v_ptr + (v_offsets + start_n * v_step), mask=v_real, other=0.0)
+        acc = tl.dot(p.to(v.dtype), v, acc * rescale[:, None], input_precision="ieee", out_dtype=acc.dtype)
         m = m_new
     return m, l, acc
+
+
+@triton.jit
+def first_tile(ptr, strides, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
+    """How `visit_keys` is told about the keys or values of one head; strides over (key, column)."""
+    keys, columns = tl.arange(0, BLOCK_N)[:, None], tl.arange(0, BLOCK_WIDTH)[None, :]
+    return ptr, keys * strides[0] + columns * strides[1], columns < WIDTH, strides[0]
+
+
+@triton.jit
+def empty_state(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr):
+    """The state before any key: nothing seen, nothing summed."""
+    return tl.full([BLOCK_M], -INF, ACC), tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M, BLOCK_DV], ACC)
 
 
 @triton.jit
@@ -82,55 +93,54 @@ def attention_kernel(
 ):
     """Program (block of queries, query head, batch entry). Strides are (batch, head, row, column); WINDOW implies CAUSAL."""
     start_m = tl.program_id(0) * BLOCK_M
-    head, batch = tl.program_id(1), tl.program_id(2).to(tl.int64)
+    head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     kv_head = head // group
     q_ptr += batch * q_strides[0] + head * q_strides[1]
     k_ptr += batch * k_strides[0] + kv_head * k_strides[1]
     v_ptr += batch * v_strides[0] + kv_head * v_strides[1]
-    if mask_ptr is not None:
-        mask_ptr += batch * mask_strides[0] + head * mask_strides[1]
-    if bias_ptr is not None:
-        bias_ptr += batch * bias_strides[0] + head * bias_strides[1]
+    k_tile = first_tile(k_ptr, k_strides[2:], D, BLOCK_N, BLOCK_D)
+    v_tile = first_tile(v_ptr, v_strides[2:], DV, BLOCK_N, BLOCK_DV)
 
     rows, d = start_m + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
-    q_here = (rows[:, None] < len_q) & (d[None, :] < D)
-    q = tl.load(q_ptr + rows[:, None] * q_strides[2] + d[None, :] * q_strides[3], mask=q_here, other=0.0)
+    rows_real = rows[:, None] < len_q
+    q = tl.load(q_ptr + (rows[:, None] * q_strides[2] + d[None, :] * q_strides[3]),
+                mask=rows_real & (d[None, :] < D), other=0.0)
     scale = scale_log2.to(ACC)
+    mask, bias, rows64 = None, None, rows[:, None].to(tl.int64)
+    if mask_ptr is not None:
+        mask = mask_ptr + batch * mask_strides[0] + head * mask_strides[1] + rows64 * mask_strides[2], mask_strides[3]
+    if bias_ptr is not None:
+        bias = bias_ptr + batch * bias_strides[0] + head * bias_strides[1] + rows64 * bias_strides[2], bias_strides[3]
 
-    # first .. last: what a query sees; body: the whole blocks that all queries of the program see
+    # start .. stop: the keys that any query of the block sees; body: whole blocks of keys that all of them see
     ahead = len_k - len_q
-    first, last = tl.zeros([BLOCK_M], tl.int32), tl.zeros([BLOCK_M], tl.int32) + (len_k - 1)
+    first, last = 0, len_k - 1
     start, body_start, body_stop, stop = 0, 0, len_k // BLOCK_N * BLOCK_N, len_k
     if CAUSAL:
-        last = tl.minimum(rows + ahead, len_k - 1)
+        last = tl.minimum(rows[:, None] + ahead, len_k - 1)
         stop = tl.minimum(tl.maximum(start_m + BLOCK_M + ahead, 0), len_k)
         body_stop = tl.minimum(tl.maximum(start_m + ahead + 1, 0), len_k) // BLOCK_N * BLOCK_N
     if WINDOW:
-        first = rows + ahead - window + 1
+        first = rows[:, None] + ahead - window + 1
         start = tl.maximum(start_m + ahead - window + 1, 0) // BLOCK_N * BLOCK_N
         body_start = tl.cdiv(tl.maximum(start_m + BLOCK_M + ahead - window, 0), BLOCK_N) * BLOCK_N
 
-    state = (tl.full([BLOCK_M], -INF, ACC), tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M, BLOCK_DV], ACC))
+    state = empty_state(BLOCK_M, BLOCK_DV, ACC)
     if WINDOW:
-        state = visit_keys(
-            state, q, first, last, start, tl.minimum(body_start, stop), scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
-            k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
-            D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=True)
-    state = visit_keys(
-        state, q, first, last, body_start, body_stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
-        k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
-        D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=False)
-    m, l, acc = visit_keys(
-        state, q, first, last, tl.maximum(body_start, body_stop), stop, scale, k_ptr, v_ptr, mask_ptr, bias_ptr,
-        k_strides[2:], v_strides[2:], mask_strides[2:], bias_strides[2:], rows, len_q, len_k,
-        D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=True)
+        state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, start, tl.minimum(body_start, stop),
+                           len_k, scale, BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, body_start, body_stop,
+                       len_k, scale, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, tl.maximum(body_start, body_stop),
+                           stop, len_k, scale, BLOCK_N, EDGE=True)
 
-    out_rows = (batch * n_heads + head) * len_q + rows
     dv = tl.arange(0, BLOCK_DV)
     out = acc / tl.where(l == 0, 1.0, l)[:, None]
-    tl.store(out_ptr + out_rows[:, None] * DV + dv[None, :], out.to(out_ptr.dtype.element_ty),
-             mask=(rows[:, None] < len_q) & (dv[None, :] < DV))
-    tl.store(lse_ptr + out_rows, (m + tl.log2(l)) * LN2, mask=rows < len_q)
+    out_ptr += (batch * n_heads + head) * len_q * DV
+    tl.store(out_ptr + (rows[:, None] * DV + dv[None, :]), out.to(out_ptr.dtype.element_ty),
+             mask=rows_real & (dv[None, :] < DV))
+    lse_ptr += (batch * n_heads + head) * len_q
+    tl.store(lse_ptr + rows, (m + tl.log2(l)) * LN2, mask=rows < len_q)
 
 
 def check_qkv(q, k, v):

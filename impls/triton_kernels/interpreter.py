@@ -15,7 +15,9 @@ lanes of a load without `other` read 0.
 """
 
 import inspect
+import math
 from contextlib import contextmanager
+from functools import cache
 
 import numpy as np
 import triton.language as tl
@@ -170,7 +172,34 @@ def _language_changes():
     patch.restore()
     # range(n) asks a scalar tensor for an index; Triton 3.6 answers with int(array), which NumPy 2.4 refuses.
     changes[tl.tensor, "__index__"] = changes[tl.tensor, "__index__"][0], lambda scalar: int(scalar.handle.data.item())
+    changes[tl.tensor, "__init__"] = tl.tensor.__init__, _tensor_init
+    changes[tl.block_type, "__init__"] = tl.block_type.__init__, _remembering(tl.block_type.__init__)
     return changes
+
+
+def _remembering(init):
+    """block_type.__init__ that validates each combination of element type and shape once: half of the time of an
+    operation on a small tile goes into describing its type."""
+    known = {}
+
+    def remembered(self, element_ty, shape):
+        key = element_ty.name, *(getattr(n, "value", n) for n in shape)
+        if key not in known:
+            init(self, element_ty, shape)
+            known[key] = dict(vars(self))
+        vars(self).update(known[key])
+    return remembered
+
+
+@cache
+def _shape(sizes):
+    return tl.tuple([tl.constexpr(n) for n in sizes]), tl.constexpr(math.prod(sizes))
+
+
+def _tensor_init(self, handle, type):
+    """As tl.tensor.__init__, with the shape looked up."""
+    self.handle, self.type, self.dtype = handle, type, type.scalar
+    self.shape, self.numel = _shape(tuple(getattr(n, "value", n) for n in type.shape) if type.is_block() else ())
 
 
 _NUMPY_DTYPES = {dtype.name: stock._get_np_dtype(dtype) for dtype in (

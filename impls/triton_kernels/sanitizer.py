@@ -30,27 +30,60 @@ class Memory:
     stop: int = field(init=False)
 
     def __post_init__(self):
-        tensors = self.arguments.values()
-        ends = [t.data_ptr() + (sum((n - 1) * s for n, s in zip(t.shape, t.stride())) + 1) * t.element_size() for t in tensors]
-        self.start, self.stop = min(t.data_ptr() for t in tensors), max(ends)
-        self.unit = min(t.element_size() for t in tensors)
-        count = (self.stop - self.start) // self.unit
-        self.owned = None
-        if sum(t.numel() * t.element_size() for t in tensors) != self.stop - self.start or len(tensors) > 1:
-            self.owned = np.zeros(count, dtype=bool)
-            for t in tensors:
-                strides = [s * t.element_size() // self.unit for s in t.stride()]
-                first = self.owned[(t.data_ptr() - self.start) // self.unit:]
-                np.lib.stride_tricks.as_strided(first, t.shape, strides)[...] = True
-        self.reader, self.writer, self.updater = (np.zeros(count, dtype=np.int32) for _ in range(3))
-        self.lane = np.zeros(count, dtype=np.int32)
+        tensors = list(self.arguments.values())
+        sizes = [t.element_size() for t in tensors]
+        self.start = min(t.data_ptr() for t in tensors)
+        self.stop = max(t.data_ptr() + (_last_offset(t) + 1) * size for t, size in zip(tensors, sizes))
+        self.unit, self.shift = min(sizes), min(sizes).bit_length() - 1
+        self.count = (self.stop - self.start) >> self.shift
+        self.owned = None       # all of them
+        if len(tensors) > 1 or tensors[0].numel() != self.count:
+            self.owned = np.zeros(self.count, dtype=bool)
+            for t, size in zip(tensors, sizes):
+                from_first = self.owned[(t.data_ptr() - self.start) >> self.shift:]
+                strides = [s * size >> self.shift for s in t.stride()]
+                np.lib.stride_tricks.as_strided(from_first, t.shape, strides)[...] = True
+        self.writer = self.updater = self.lane = None
+        self._reader, self._reads, self._read_lanes = None, [], 0
+
+    def read(self, program, cells):
+        """Note a read. Most arguments are never written, so whose read was the first is worked out when it matters."""
+        self._reads.append((program, cells))
+        self._read_lanes += cells.size
+        if self._read_lanes > 2**20:
+            self.reader
+
+    @property
+    def reader(self):
+        self._reader = self._new() if self._reader is None else self._reader
+        for program, cells in self._reads:
+            _first(self._reader, cells, program)
+        self._reads, self._read_lanes = [], 0
+        return self._reader
+
+    def write(self, program, cells):
+        self.writer = self._new() if self.writer is None else self.writer
+        _first(self.writer, cells, program)
+
+    def update(self, program, cells):
+        self.updater = self._new() if self.updater is None else self.updater
+        _first(self.updater, cells, program)
+
+    def _new(self):
+        return np.zeros(self.count, dtype=np.int32)
+
+    def clashes(self, cells, values):
+        """Where lanes of one store write different values to one element."""
+        self.lane = self._new() if self.lane is None else self.lane
+        self.lane[cells] = np.arange(cells.size, dtype=np.int32)
+        bits = np.ascontiguousarray(values).view(f"u{values.itemsize}")
+        return bits != bits[self.lane[cells]]
 
     def name(self, address):
         """The element at an address, in terms of the closest argument."""
         def distance(t):
             offset = address - t.data_ptr()
-            last = sum((n - 1) * s for n, s in zip(t.shape, t.stride())) * t.element_size()
-            return max(-offset, offset - last, 0)
+            return max(-offset, offset - _last_offset(t) * t.element_size(), 0)
         name, t = min(self.arguments.items(), key=lambda item: distance(item[1]))
         offset = (address - t.data_ptr()) // t.element_size()
         position = torch.zeros((), dtype=torch.int64)
@@ -59,6 +92,15 @@ class Memory:
         found = (position == offset).nonzero().tolist()
         where = ", ".join(map(str, found[0])) if found else f"offset {offset}"
         return f"{name}[{where}], of shape {tuple(t.shape)} and strides {tuple(t.stride())}"
+
+
+def _last_offset(tensor):
+    return sum((n - 1) * s for n, s in zip(tensor.shape, tensor.stride()))
+
+
+def _first(programs, cells, program):
+    seen = programs[cells]
+    programs[cells] = np.where(seen == 0, program, seen)
 
 
 class Sanitizer:
@@ -81,15 +123,14 @@ class Sanitizer:
 
     def check(self, kind, pointers, mask, value=None):
         """Raise KernelMemoryError if an active lane of this load, store or atomic is out of place."""
-        addresses = pointers.data.astype(np.int64)
-        active = None if mask is None else np.broadcast_to(mask.data, addresses.shape).astype(bool, copy=False)
-        addresses = addresses.ravel() if active is None else addresses[active]
+        addresses = pointers.data.view(np.int64)
+        active = slice(None)
+        if mask is not None and not mask.data.all():
+            active = mask.data if mask.data.shape == addresses.shape else np.broadcast_to(mask.data, addresses.shape)
+        values = None if value is None else np.broadcast_to(value.data, addresses.shape)[active].ravel()
+        addresses = addresses[active].ravel()
         if not addresses.size:
             return
-        values = None
-        if value is not None:
-            values = np.broadcast_to(value.data, pointers.data.shape)
-            values = values.ravel() if active is None else values[active]
         low, high = addresses.min(), addresses.max()
         for memory in self.memories:
             if memory.start <= low and high < memory.stop:
@@ -103,33 +144,31 @@ class Sanitizer:
             self._outside(kind, addresses)
 
     def _touch(self, kind, memory, addresses, values):
-        cells = (addresses - memory.start) // memory.unit
+        cells = (addresses - memory.start) >> memory.shift
         if memory.owned is not None and not memory.owned[cells].all():
             self._outside(kind, addresses[~memory.owned[cells]])
-        builder = stock.interpreter_builder
-        (x, y, z), (_, ny, nz) = builder.grid_idx, builder.grid_dim
+        (x, y, z), (_, ny, nz) = stock.interpreter_builder.grid_idx, stock.interpreter_builder.grid_dim
         me = (x * ny + y) * nz + z + 1
-        mine, others = {
-            "load": (memory.reader, (memory.writer, memory.updater)),
-            "store": (memory.writer, (memory.reader, memory.writer, memory.updater)),
-            "atomic": (memory.updater, (memory.reader, memory.writer)),
-        }[kind]
-        for first in others:
-            seen = first[cells]
-            foreign = (seen != 0) & (seen != me)
-            if foreign.any():
-                self._race(kind, memory, addresses[foreign][0], int(seen[foreign][0]) - 1, first is memory.reader)
-        seen = mine[cells]
-        mine[cells] = np.where(seen == 0, me, seen)
-        if values is not None:
-            lane = np.arange(cells.size, dtype=np.int32)
-            memory.lane[cells] = lane
-            last = memory.lane[cells]
-            bits = np.ascontiguousarray(values).view(f"u{values.itemsize}")
-            clash = bits != bits[last]
-            if clash.any():
-                self._fail(f"two lanes of one store write different values to {memory.name(addresses[clash][0])}: strides "
-                           "or offsets make different elements coincide")
+
+        def alone(first, what):
+            if first is not None:
+                foreign = (first[cells] != 0) & (first[cells] != me)
+                if foreign.any():
+                    self._race(kind, memory, addresses[foreign][0], first[cells][foreign][0] - 1, what)
+
+        alone(memory.writer, "writes")
+        if kind != "atomic":
+            alone(memory.updater, "updates atomically")
+        if kind == "load":
+            return memory.read(me, cells)
+        alone(memory.reader, "reads")
+        if kind == "atomic":
+            return memory.update(me, cells)
+        memory.write(me, cells)
+        clash = memory.clashes(cells, values)
+        if clash.any():
+            self._fail(f"two lanes of one store write different values to {memory.name(int(addresses[clash][0]))}: a stride "
+                       "or an offset is wrong, or a mask is missing")
 
     def _outside(self, kind, addresses):
         memory = min(self.memories, default=None,
@@ -138,11 +177,10 @@ class Sanitizer:
         self._fail(f"{kind} outside of every tensor argument: {addresses.size} lane(s), the first at {place}. "
                    "A mask is missing or too wide, or a stride is wrong")
 
-    def _race(self, kind, memory, address, other, other_reads):
-        _, ny, nz = stock.interpreter_builder.grid_dim
-        other = (other // (ny * nz), other // nz % ny, other % nz)
-        self._fail(f"race: this {kind} touches {memory.name(int(address))}, which program {other} "
-                   f"{'reads' if other_reads else 'writes'}; the order of programs is not defined")
+    def _race(self, kind, memory, address, other, what):
+        other = tuple(int(i) for i in np.unravel_index(other, stock.interpreter_builder.grid_dim))
+        self._fail(f"race: this {kind} touches {memory.name(int(address))}, which program {other} {what}; programs run in no "
+                   "defined order")
 
     def _fail(self, message):
         raise KernelMemoryError(f"{self.kernel}: {message}. Program {stock.interpreter_builder.grid_idx}, {_kernel_line()}")
@@ -160,8 +198,9 @@ def _tensors(named):
 
 def _kernel_line():
     """The innermost line of a kernel on the stack: the first frame that is neither Triton's nor ours."""
-    frame, triton_folder = sys._getframe(), os.path.dirname(triton.__file__)
-    while frame and (frame.f_code.co_filename == __file__ or frame.f_code.co_filename.startswith(triton_folder)):
+    machinery = os.path.dirname(triton.__file__), __file__, os.path.join(os.path.dirname(__file__), "interpreter.py")
+    frame = sys._getframe()
+    while frame.f_back and frame.f_code.co_filename.startswith(machinery):
         frame = frame.f_back
     file, line = frame.f_code.co_filename, frame.f_lineno
     return f"{os.path.basename(file)}:{line}: {linecache.getline(file, line).strip()}"

@@ -14,7 +14,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_qkv, visit_keys
+from .attention import block_sizes, check_qkv, empty_state, first_tile, visit_keys
 from .common import ARITHMETIC, INF, LN2, LOG2E, require, rows_per_program, state_dtype, warps
 
 
@@ -26,28 +26,27 @@ def partial_kernel(
 ):
     """Program (block of rows, split, batch entry and KV head); row r is query r % len_q of the group's head r // len_q."""
     split = tl.program_id(1)
-    batch, kv_head = (tl.program_id(2) // n_kv_heads).to(tl.int64), tl.program_id(2) % n_kv_heads
+    batch, kv_head = (tl.program_id(2) // n_kv_heads).to(tl.int64), (tl.program_id(2) % n_kv_heads).to(tl.int64)
     k_ptr += batch * k_strides[0] + kv_head * k_strides[1]
     v_ptr += batch * v_strides[0] + kv_head * v_strides[1]
+    k_tile = first_tile(k_ptr, k_strides[2:], D, BLOCK_N, BLOCK_D)
+    v_tile = first_tile(v_ptr, v_strides[2:], DV, BLOCK_N, BLOCK_DV)
 
     rows, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     heads, queries = kv_head * group + rows // len_q, rows % len_q
     real = rows < group * len_q
-    q_offsets = batch * q_strides[0] + heads.to(tl.int64) * q_strides[1] + queries * q_strides[2]
-    q = tl.load(q_ptr + q_offsets[:, None] + d[None, :] * q_strides[3],
-                mask=real[:, None] & (d[None, :] < D), other=0.0)
+    q_rows = q_ptr + batch * q_strides[0] + heads * q_strides[1] + queries * q_strides[2]
+    q = tl.load(q_rows[:, None] + d[None, :] * q_strides[3], mask=real[:, None] & (d[None, :] < D), other=0.0)
+    scale = scale_log2.to(ACC)
 
     start = split * keys_per_split
     stop = tl.minimum(start + keys_per_split, len_k)
-    body_stop = tl.maximum(start, start + (stop - start) // BLOCK_N * BLOCK_N)
-    first, last = tl.zeros([BLOCK_M], tl.int32), tl.zeros([BLOCK_M], tl.int32) + (stop - 1)
-    state = (tl.full([BLOCK_M], -INF, ACC), tl.zeros([BLOCK_M], ACC), tl.zeros([BLOCK_M, BLOCK_DV], ACC))
-    state = visit_keys(
-        state, q, first, last, start, body_stop, scale_log2.to(ACC), k_ptr, v_ptr, None, None, k_strides[2:], v_strides[2:],
-        None, None, rows, len_q, len_k, D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=False)
-    m, l, acc = visit_keys(
-        state, q, first, last, body_stop, stop, scale_log2.to(ACC), k_ptr, v_ptr, None, None, k_strides[2:], v_strides[2:],
-        None, None, rows, len_q, len_k, D, DV, BLOCK_N, BLOCK_D, BLOCK_DV, ACC, EDGE=True)
+    body_stop = start + tl.maximum(stop - start, 0) // BLOCK_N * BLOCK_N
+    state = empty_state(BLOCK_M, BLOCK_DV, ACC)
+    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None], start, body_stop, len_k, scale,
+                       BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None], body_stop, stop, len_k, scale,
+                           BLOCK_N, EDGE=True)
 
     # states lie as (split, batch, query head, query), the group's rows being adjacent
     state_rows = split.to(tl.int64) * n_rows + (batch * n_kv_heads + kv_head) * group * len_q + rows
