@@ -14,7 +14,7 @@ import torch
 from hypothesis import strategies as st
 
 from .rows import keeps
-from .values import INTEGERS, MODERATE, TABLE, arrays, reach, tensor
+from .values import INTEGERS, MODERATE, TABLE, arrays, choice, reach, tensor
 
 LENGTHS = (1, 2, 3, 1, 2, 3, 7, 8, 15, 16, 17, 33, 31, 32, 63, 64, 65, 127, 129, 257)
 HEAD_DIMS = (1, 2, 3, 4, 8, 2, 4, 16, 5, 64, 80, 96)
@@ -133,31 +133,31 @@ def attention_inputs(draw, *, causal: bool | None = False, masks: bool = False, 
     examples; with `empty_rows=False` the mask leaves every query the first key; `heads` are pairs (Hq, Hkv);
     `integers=True` forces exact scores.
     """
-    lk = draw(st.sampled_from([n for n in LENGTHS if least_keys <= n <= most]))
-    coincide = same_lengths or draw(st.sampled_from((False, False, True)))
-    lq = lk if coincide else draw(st.sampled_from([n for n in LENGTHS if least_queries <= n <= most]))
-    d = draw(st.sampled_from([n for n in HEAD_DIMS if n >= least_dim]))
-    dv = d if coincide else draw(st.sampled_from((1, 2, 3, 4, d)))
-    hq, hkv = draw(st.sampled_from(heads))
-    b = draw(st.sampled_from((1, 2, 3)))
+    lk = draw(choice(*(n for n in LENGTHS if least_keys <= n <= most)))
+    coincide = same_lengths or draw(choice(False, False, True))
+    lq = lk if coincide else draw(choice(*(n for n in LENGTHS if least_queries <= n <= most)))
+    d = draw(choice(*(n for n in HEAD_DIMS if n >= least_dim)))
+    dv = d if coincide else draw(choice(1, 2, 3, 4, d))
+    hq, hkv = draw(choice(*heads))
+    b = draw(choice(1, 2, 3))
     b, lq, d, dv = _within_reason(b, hq, lq, lk, d, dv, fixed=same_lengths, least_dim=least_dim)
-    whole = draw(st.booleans()) if integers is None else integers
-    regime = draw(st.sampled_from(regimes))
+    whole = draw(choice(False, True)) if integers is None else integers
+    regime = draw(choice(*regimes))
     table = INTEGERS if whole else TABLE if regime == "plain" else MODERATE
     q, k, v = draw(arrays((b, hq, lq, d), table=table)), draw(arrays((b, hkv, lk, d), table=table)), draw(
         arrays((b, hkv, lk, dv), table=INTEGERS if whole else MODERATE))
     q, k, v = REGIMES[regime](q, k, v)
     options: dict = {}
-    scale = draw(st.sampled_from([s for s in scales if s in (1.0, 0.25, 0.0625)] or scales) if whole
-                 else st.sampled_from(scales))
+    powers_of_4 = [s for s in scales if s in (1.0, 0.25, 0.0625)]
+    scale = draw(choice(*(powers_of_4 if whole and powers_of_4 else scales)))
     if scale is not None:
         options["scale"] = scale
-    if causal or (causal is None and draw(st.booleans())):
+    if causal or (causal is None and draw(choice(False, True))):
         options["causal"] = True
-    if windows and draw(st.booleans()):
-        options["window"] = draw(st.sampled_from((1, 2, 3, 8, 17)))
-    if masks and draw(st.sampled_from((True, True, False))):
-        shape = draw(st.sampled_from(((1, 1, lq, lk), (b, 1, 1, lk), (b, hq, lq, lk), (b, 1, lq, lk))))
+    if windows and draw(choice(False, True)):
+        options["window"] = draw(choice(1, 2, 3, 8, 17))
+    if masks and draw(choice(True, True, False)):
+        shape = draw(choice((1, 1, lq, lk), (b, 1, 1, lk), (b, hq, lq, lk), (b, 1, lq, lk)))
         options["mask"] = draw(keeps(shape, empty_rows=empty_rows))
     inputs = Inputs(tensor(q), tensor(k), tensor(v), options)
     for label in (regime, f"length {lk}", f"head dim {d}", "exact scores" if whole else "rounded scores",

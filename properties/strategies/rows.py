@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from hypothesis import strategies as st
 
-from .values import INTEGERS, MODERATE, TABLE, arrays, reach, tensor
+from .values import MODERATE, TABLE, arrays, choice, raw, reach, tensor
 
 # Lengths on and beside block boundaries; short ones are repeated, since most bugs need only a few.
 LENGTHS = (1, 2, 3, 4, 2, 3, 7, 8, 15, 16, 17, 33, 31, 32, 63, 64, 65, 127, 128, 129, 257)
@@ -15,7 +15,7 @@ _N_ROWS = (1, 2, 3, 5)
 
 def lengths(*, least: int = 1, most: int = 257) -> st.SearchStrategy[int]:
     """Lengths on and beside the boundaries of blocks of 8 to 256."""
-    return st.sampled_from([n for n in LENGTHS if least <= n <= most])
+    return choice(*(n for n in LENGTHS if least <= n <= most))
 
 
 def _ascending(x):
@@ -73,10 +73,10 @@ def rows(draw, *, least: int = 1, most: int = 257, n_rows: int | None = None, mo
          regimes: tuple[str, ...] = tuple(REGIMES)) -> torch.Tensor:
     """Scores `(rows, n)`, float64; `least <= n <= most`; finite; |x| up to about 1e4 (8 if `moderate`)."""
     n = draw(lengths(least=least, most=most))
-    count = draw(st.sampled_from(_N_ROWS)) if n_rows is None else n_rows
+    count = draw(choice(*_N_ROWS)) if n_rows is None else n_rows
     if n * count > 600:
         count = 1 if n_rows is None else n_rows
-    regime = draw(st.sampled_from(regimes))
+    regime = draw(choice(*regimes))
     x = draw(arrays((count, n), table=MODERATE if moderate else TABLE))
     reach(regime)
     reach(f"length {n}")
@@ -85,14 +85,14 @@ def rows(draw, *, least: int = 1, most: int = 257, n_rows: int | None = None, mo
 
 def shifts() -> st.SearchStrategy[float]:
     """Common shifts of a row, up and down, past where exp overflows in every dtype."""
-    return st.sampled_from((1.0, -1.0, 8.0, -8.0, 64.0, -64.0, 104.0, -104.0, 1000.0, -1000.0, 10000.0, -10000.0))
+    return choice(1.0, -1.0, 8.0, -8.0, 64.0, -64.0, 104.0, -104.0, 1000.0, -1000.0, 10000.0, -10000.0)
 
 
 @st.composite
 def keeps(draw, shape: tuple[int, ...], *, empty_rows: bool = True) -> torch.Tensor:
     """A boolean tensor, True = visible (the simplest value); with `empty_rows=False` every row keeps something."""
     count = int(np.prod(shape))
-    bits = np.unpackbits(np.frombuffer(draw(st.binary(min_size=-(-count // 8), max_size=-(-count // 8))), np.uint8))
+    bits = np.unpackbits(np.frombuffer(draw(raw(-(-count // 8))), np.uint8))
     keep = (bits[:count] == 0).reshape(shape)
     if not empty_rows and shape[-1]:
         keep = keep.copy()
@@ -115,9 +115,8 @@ def masked_rows(draw, *, empty_rows: bool = True, least: int = 1, most: int = 12
 def permutations_of(draw, n: int) -> torch.Tensor:
     """A permutation of range(n); its simplest value is the identity.  Drawn as swaps, so that it shrinks."""
     order = np.arange(n)
-    for pair in np.frombuffer(draw(st.binary(max_size=2 * min(n, 32))), np.uint8).reshape(-1)[: 2 * (n // 2)].reshape(-1, 2) \
-            if n > 1 else ():
-        i, j = int(pair[0]) % n, int(pair[1]) % n
+    swaps = np.frombuffer(draw(raw(2 * min(n, 16))), np.uint8).reshape(-1, 2) % max(n, 1)
+    for i, j in swaps.tolist():
         order[[i, j]] = order[[j, i]]
     return torch.from_numpy(order)
 
@@ -134,5 +133,5 @@ def integer_rows(**options) -> st.SearchStrategy[torch.Tensor]:
     return rows(regimes=("integers",), **options)
 
 
-__all__ = ["LENGTHS", "REGIMES", "INTEGERS", "integer_rows", "keeps", "lengths", "masked_rows", "permutations_of", "rows",
+__all__ = ["LENGTHS", "REGIMES", "integer_rows", "keeps", "lengths", "masked_rows", "permutations_of", "rows",
            "rows_and_permutation", "shifts"]
