@@ -152,6 +152,8 @@ def check_qkv(q, k, v):
             raise NotImplementedError(f"{name} has head dim {x.shape[3]}; supported are 1 to 256")
         if sum((n - 1) * s for n, s in zip(x.shape[2:], x.stride()[2:])) >= 2**31:
             raise NotImplementedError(f"one head of {name} spans 2**31 elements or more, beyond 32-bit offsets")
+    if max(q.shape[:2]) > 65535:
+        raise NotImplementedError(f"q has {q.shape[0]} batch entries of {q.shape[1]} heads; a grid takes 65535 of each")
     require(k.shape[:3] == v.shape[:3], f"k {tuple(k.shape)} and v {tuple(v.shape)} differ in batch, heads or length")
     require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, k has {k.shape[0]}")
     require(q.shape[3] == k.shape[3], f"q has head dim {q.shape[3]}, k has {k.shape[3]}")

@@ -25,6 +25,7 @@ def require(condition, message):
 def require_floats(**tensors):
     """Every tensor is floating point of a supported dtype, and all have one dtype and device."""
     (first_name, first), *others = tensors.items()
+    require(INTERPRETED or first.is_cuda, f"{first_name} is on {first.device}, but the kernels are compiled for the GPU")
     for name, x in tensors.items():
         require(x.dtype in ARITHMETIC, f"{name} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
     for name, x in others:

@@ -272,11 +272,13 @@ def _call_device_function(function, *args, **kwargs):
 
 
 def install(sanitize=True):
-    """Replace the parts of Triton's interpreter, in this process, by the ones above; `sanitize` checks memory as well."""
-    Launch.sanitize = sanitize
-    if isinstance(stock.interpreter_builder, Builder):
-        return
-    stock.interpreter_builder = stock.interpreter_semantic.builder = Builder()
-    stock.GridExecutor, stock.ReduceOps, stock.ScanOps = Launch, Reduce, Scan
-    stock._get_np_dtype = _get_np_dtype
-    stock.InterpretedFunction.__call__ = _call_device_function
+    """Replace the parts of Triton's interpreter, in this process, by the ones above; `sanitize` checks memory as well.
+
+    A second installation, of another copy of this module too, only sets `sanitize`.
+    """
+    if type(stock.interpreter_builder) is stock.InterpreterBuilder:
+        stock.interpreter_builder = stock.interpreter_semantic.builder = Builder()
+        stock.GridExecutor, stock.ReduceOps, stock.ScanOps = Launch, Reduce, Scan
+        stock._get_np_dtype = _get_np_dtype
+        stock.InterpretedFunction.__call__ = _call_device_function
+    stock.GridExecutor.sanitize = sanitize
