@@ -71,7 +71,10 @@ def attention_backward(a, contract, conventions):
     dv = PT @ dout, product_budget(PT, dout, c, extra=4, a_error=P_error.swapaxes(-1, -2))
     results = [("dq", *dq), ("dk", *_over_group(*dk, n_kv_heads, c)), ("dv", *_over_group(*dv, n_kv_heads, c))]
     usual = (scores.raw.max(initial=0.0) * max(1.0, abs(scale)) < c.score_limit
-             and all(np.abs(x).max(initial=0.0) < 0.25 * LARGEST[c.acc] for x in (q, k, v, dout, dP, delta)))
+             and all(np.abs(x).max(initial=0.0) < 0.25 * LARGEST[c.acc] for x in (q, k, v, dout))
+             and reach.max(initial=0.0) < c.score_limit
+             and (np.abs(dS) + dS_error).max(initial=0.0) < LARGEST[c.probs or c.acc]
+             and all(np.abs(x).max(initial=0.0) < c.score_limit * min(1.0, abs(scale)) or scale == 0.0 for x, _ in (dq, dk)))
     free = not usual or (w.empty is not None and conventions["empty_row"] == "nan")
     return tuple(stored(name, value, budget, np.full(value.shape, special.ANY, np.int8) if free else None, c)
                  for name, value, budget in results)

@@ -66,12 +66,15 @@ def merge_lse(out, lse, contract):
 
     Three formulas are in use. Renormalised weights are the merge of such states. Weights exp(lse_i - lse) that are not
     normalised again carry the error of lse itself, `sum_i w_i (exp(eta_i + E_lse) - 1)|out_i|`. And
-    `out_1 - sigmoid(lse_2 - lse_1)(out_1 - out_2)` (ring attention) rounds at the scale of the larger of the two. The
-    budget is the sum of what the three need. Returns (out, budget, lse, budget, empty).
+    `out_1 - sigmoid(lse_2 - lse_1)(out_1 - out_2)` and `lse_1 - log sigmoid(lse_1 - lse_2)` (ring attention) round at the
+    scale of the larger output and of |lse_1 - lse_2|. The budget is the sum of what the three need.
+    Returns (out, budget, lse, budget, empty).
     """
     c = contract
+    apart = np.abs(lse[0] - lse[1])
     one = tuple(np.where(np.asarray(x) == -np.inf, 0.0, 1.0) for x in lse)
     O, budget, L, L_budget, empty = merge(lse, one, out, c)
+    L_budget = L_budget + 3.0 * c.u * np.where(np.isfinite(apart), apart, 0.0)
     finite = np.where(empty, 0.0, L)
     weight = [np.exp(x - finite) for x in lse]
     size = sum(w[..., None] * np.abs(o) for w, o in zip(weight, out))
