@@ -48,7 +48,8 @@ def _svg(figure, prefix: str) -> str:
     text = re.sub(r"<metadata>.*?</metadata>", "", buffer.getvalue(), flags=re.DOTALL)
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     text = re.sub(r'\b(id="|href="#|url\(#)', rf"\g<1>{prefix}-", text)
-    return re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1), count=1)
+    opening, rest = text.split(">", 1)
+    return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest  # the page sets its size
 
 
 def _plot(profile: dict, axis: str) -> str:
@@ -60,7 +61,7 @@ def _plot(profile: dict, axis: str) -> str:
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     }  # fmt: skip
     with rc_context(settings):
-        canvas = Canvas(figsize=(4.6, 3.1), layout="constrained")
+        canvas = Canvas(figsize=(3.7, 2.8), layout="constrained")
         axes = canvas.subplots()
         for dtype, points in profile.items():
             colour, marker, line = STYLES.get(dtype, (INK, "x", "-"))
@@ -93,8 +94,9 @@ def figures(cells: Iterable[Cell]) -> tuple[list[Figure], str]:
         if not profile:
             continue
         caption = (
-            f"Largest share of the error budget used, against {label.partition(' (')[0]}: for each dtype the maximum over "
-            f"the {len(counted)} cells (of {len(cells)} with a profile) that hold and vary it. At 100 % the budget is used up."
+            f"Largest share of the error budget used, against {label.partition(' (')[0]}: for each dtype the maximum "
+            f"over the {len(counted)} cells (of {len(cells)} with a profile) that hold and vary it. "
+            "At 100 % the budget is used up."
         )
         drawn.append(Figure(_plot(profile, axis), caption))
     return drawn, ""

@@ -23,6 +23,12 @@ def markdown_text(text) -> str:
     return re.sub(r"([\\`*_\[\]|~#@])", r"\\\1", text).replace("\n", " ")
 
 
+def code_span(text) -> str:
+    """A name in code style; one with a backtick or a line break is plain text instead."""
+    text = str(text)
+    return markdown_text(text) if re.search(r"[`|\n]", text) else f"`{text}`"
+
+
 def fenced(code: str, language: str = "python") -> str:
     """A code block whose fence is longer than any run of backticks in the code."""
     fence = "`" * max(3, 1 + max(map(len, re.findall("`+", code)), default=0))
@@ -45,10 +51,11 @@ def _environment() -> Environment:
     )
     environment_.filters |= {
         "count": wording.count, "percent": wording.percent, "duration": wording.duration, "plural": wording.plural,
-        "sentence": wording.sentence, "title_of": wording.title, "listing": wording.listing, "formula": formula,
+        "full_stop": wording.full_stop, "title_of": wording.title, "listing": wording.listing, "formula": formula,
         "short_dtype": schema.short_dtype, "examples": matrix.examples, "describe": matrix.describe,
         "cell_anchor": matrix.cell_anchor, "number": schema.number, "as_text": tensors.as_text,
-        "web_address": web_address, "md": markdown_text, "fenced": fenced, "environment": environment,
+        "web_address": web_address, "environment": environment, "md": markdown_text, "code": code_span,
+        "fenced": fenced,
         "claim_anchor": lambda claim: wording.anchor("claim-", claim["claim"]),
         "file_anchor": lambda file: wording.anchor("file-", file),
         "breakable": lambda name: re.split(r"(?<=[._])", name),

@@ -31,7 +31,7 @@ VERDICTS = {
         Verdict("timed out", "bad", "T", "the check ran past its time limit"),
         Verdict("error", "bad", "E", "the check itself could not be carried out"),
         Verdict("law fails", "bad", "L", "the two sides differ by more than rounding explains"),
-        Verdict("unfaithful", "bad", "U", "the law holds, but a value is further from the exact one than rounding explains"),
+        Verdict("unfaithful", "bad", "U", "the law holds, but a value is further off than rounding explains"),
         Verdict("not refuted", "bad", "N", "a statement said to be false was not shown to be false"),
         Verdict("not proved", "bad", "P", "the symbolic proof did not go through"),
         Verdict("expected failure", "expected", "x", "fails in a way that is known, described and linked"),
@@ -67,8 +67,8 @@ OPTIONAL = {
     "row": "slug note section verdict priority",  # of the ledger
     "plan": "",
     "problem": "file line claim",
-    "check": "implementation dtype law faithful examples unsupported excused discarded budget_used budget_at profile reach "
-    "seconds inside message note reason link counterexample digest",
+    "check": "implementation dtype law faithful examples unsupported excused discarded budget_used budget_at profile "
+    "reach seconds inside message note reason link counterexample digest",
 }
 
 

@@ -7,7 +7,7 @@ from .matrix import claims_by_file
 from .schema import completed, dtype_order, number, short_dtype
 from .state import Cell, State
 from .summary import Counts, by_claim, claim_status, counts
-from .tensors import Picture, element, is_tensor, picture, telling_digits
+from .tensors import Picture, element, is_tensor, picture, short_number, telling_digits
 from .wording import listing, ordinal, percent, title
 
 
@@ -50,6 +50,21 @@ class Failure:
 
 
 @dataclass(frozen=True)
+class Owner:
+    """An implementation's cells of one claim: how many hold, of how many; the verdict where all share a grey one."""
+
+    name: str
+    good: int
+    total: int
+    only: str = ""
+
+
+def _owner(name: str, tally: Counts) -> Owner:
+    only = next(iter(tally.verdicts)) if len(tally.verdicts) == 1 and tally.family("grey") else ""
+    return Owner(name, tally.family("good"), tally.total, only)
+
+
+@dataclass(frozen=True)
 class Section:
     claim: dict
     title: str
@@ -60,7 +75,7 @@ class Section:
     sources: tuple[tuple[str, tuple[dict, ...]], ...]  # note and section, rows
     corrects: tuple[dict, ...]
     corrected_by: tuple[dict, ...]
-    owners: tuple[tuple[str, int, int], ...]  # implementation, cells that hold, cells
+    owners: tuple[Owner, ...]
     cells: tuple[Cell, ...]
     proofs: tuple[Cell, ...]
     evidence: Counterexample | None  # what refutes the statement (or the law without its condition), as it should
@@ -74,9 +89,9 @@ def _off_by(outcome: dict) -> str:
     budget = number(element(budget, at) if is_tensor(budget) else budget)
     if off is None:
         return ""
-    text = f"off by {off:.3g}" + (f" at ({', '.join(map(str, at))})" if at else "")
+    text = f"off by {short_number(off, digits=3)}" + (f" at ({', '.join(map(str, at))})" if at else "")
     if budget is not None:
-        text += f", budget {budget:.2g}"
+        text += f", budget {short_number(budget, digits=2)}"
         used = used if used is not None else off / budget if budget else None
     return text + (f": {percent(used)}" if used is not None else "")
 
@@ -174,7 +189,7 @@ def sections(state: State) -> list[tuple[str, list[Section]]]:
             sources=_sources(claim, ledger),
             corrects=tuple(state.claims.get(n, completed("claim", {"claim": n})) for n in claim.get("corrects") or ()),
             corrected_by=tuple(corrected_by[claim["claim"]]),
-            owners=tuple((name, counts(part).family("good"), len(part)) for name, part in by_owner.items()),
+            owners=tuple(_owner(name, counts(part)) for name, part in by_owner.items()),
             cells=tuple(cells),
             proofs=tuple(cell for cell in cells if cell.leg == "proof"),
             evidence=shown and counterexample(shown.check["counterexample"]),

@@ -1,9 +1,9 @@
 """The current state: what the newest valid events say about each cell.
 
-A *cell* is one check id: a claim on a leg (proof, exact, torch) or on an implementation and dtype. Its verdict is that of
-the newest check whose digests equal the newest ones of its claim and its implementation. Where only older checks
-exist the cell is *stale*, and where it was planned and no check arrived it is *not run*. Runs of several environments
-(versions, device) are merged; a cell that another environment judges otherwise says so.
+A *cell* is one check id: a claim on a leg (proof, exact, torch) or on an implementation and dtype. Its verdict is
+that of the newest check whose digests equal the newest ones of its claim and its implementation. Where only older
+checks exist the cell is *stale*, and where it was planned and no check arrived it is *not run*. Runs of several
+environments (versions, device) are merged; a cell that another environment judges otherwise says so.
 """
 
 from collections import defaultdict

@@ -68,6 +68,12 @@ class Item:
     def dtypes(self) -> str:
         return listing(short_dtype(cell.dtype) for cell in self.cells if cell.dtype)
 
+    @property
+    def counterexample(self) -> dict | None:
+        """The leading cell's counterexample, or that of another dtype where it has none."""
+        found = [cell.check["counterexample"] for cell in (self.cell, *self.cells)]
+        return next(filter(None, found), None)
+
 
 @dataclass(frozen=True)
 class Group:
@@ -114,7 +120,8 @@ def claim_status(claim: dict, cells: list[Cell]) -> tuple[str, str]:
     if red:
         return f"{count(red)} of {plural(judged, 'cell')} red", "bad"
     if not judged or not (good or tally.family("expected")):
-        return ("unsupported" if tally.total and not judged else "stale" if "stale" in tally.verdicts else "not run"), "grey"
+        unsupported = tally.total > 0 and not judged
+        return "unsupported" if unsupported else "stale" if "stale" in tally.verdicts else "not run", "grey"
     if good + tally.family("expected") < judged:
         return f"holds where it was run: {count(good)} of {plural(judged, 'cell')}", "grey"
     if tally.family("expected"):
@@ -122,19 +129,21 @@ def claim_status(claim: dict, cells: list[Cell]) -> tuple[str, str]:
     if claim.get("kind") == "refuted":
         return "false, and shown to be", "good"
     proved = any(cell.leg == "proof" and cell.family == "good" for cell in cells)
-    condition = " under its condition" if claim.get("kind") == "condition" else ""
+    condition = " under its condition" if claim.get("needs") else ""
     return ("proved, and holds" if proved else "holds") + condition, "good"
 
 
 @dataclass(frozen=True)
 class ImplementationFacts:
-    """One implementation in numbers: verdicts, largest budget used per dtype by cells that hold, seconds, share inside."""
+    """One implementation in numbers: verdicts, largest budget used per dtype by cells that hold, seconds, share inside;
+    and the conventions in which it differs from the usual ones."""
 
     implementation: dict
     tally: Counts
     budgets: dict[str, float]
     seconds: float
     inside: float | None
+    differences: dict[str, str]
 
 
 def implementation_facts(state: State) -> list[ImplementationFacts]:
@@ -150,7 +159,11 @@ def implementation_facts(state: State) -> list[ImplementationFacts]:
         inside = sum(number(check.get("inside")) or 0.0 for check in timed)
         budgets = {dtype: budgets[dtype] for dtype in sorted(budgets, key=dtype_order)}
         share = inside / seconds if seconds else None
-        facts.append(ImplementationFacts(state.implementations[name], counts(cells), budgets, seconds, share))
+        about = state.implementations[name]
+        differences = {
+            key: value for key, value in (about["conventions"] or {}).items() if STANDARD_CONVENTIONS.get(key) != value
+        }
+        facts.append(ImplementationFacts(about, counts(cells), budgets, seconds, share, differences))
     return facts
 
 
@@ -217,7 +230,8 @@ def by_file_and_owner(state: State) -> tuple[list[str], list[tuple[str, dict[str
     found = {owner for _, owner in grouped}
     owners = [leg for leg in LEGS if leg in found] + sorted(found - set(LEGS))
     return owners, [
-        (file, {owner: counts(grouped.get((file, owner), ())) for owner in owners}) for file in sorted(set(files.values()))
+        (file, {owner: counts(grouped.get((file, owner), ())) for owner in owners})
+        for file in sorted(set(files.values()))
     ]
 
 
@@ -267,6 +281,7 @@ def as_json(state: State) -> dict:
             for cell in state.cells
         ],  # fmt: skip
         "ledger": [
-            answer.row | {"answer": answer.word, "claims": [claim["claim"] for claim in answer.claims]} for answer in rows
+            answer.row | {"answer": answer.word, "claims": [claim["claim"] for claim in answer.claims]}
+            for answer in rows
         ],
     }

@@ -8,6 +8,7 @@ from .schema import number
 
 MAX_MATRICES, MAX_ROWS, MAX_COLUMNS = 6, 8, 12
 MAX_LISTED = 16
+WINDOW = 6  # rows and columns shown of what does not fit
 
 
 @dataclass(frozen=True)
@@ -48,10 +49,10 @@ def short_number(value, *, digits: int = 6) -> str:
 
 
 def telling_digits(a, b) -> int:
-    """The fewest significant digits, at least 4, that show ``a`` and ``b`` as different numbers."""
+    """The fewest significant digits, at least 4, that tell ``a`` from ``b``; 5 where they are equal."""
     a, b = number(a), number(b)
     if a is None or b is None or a == b or not (math.isfinite(a) and math.isfinite(b)):
-        return 6
+        return 5
     return next((digits for digits in range(4, 17) if f"{a:.{digits}g}" != f"{b:.{digits}g}"), 17)
 
 
@@ -93,9 +94,8 @@ def _window(tensor: dict, at, entry) -> tuple:
     place = list(at) if at is not None and len(at) == len(shape) else [0] * len(shape)
     height, width = ([1] + shape)[-2:]
     row, column = ([0] + place)[-2:]
-    top = max(0, min(row - MAX_ROWS // 2, height - MAX_ROWS))
-    left = max(0, min(column - MAX_COLUMNS // 2, width - MAX_COLUMNS))
-    rows, columns = range(top, min(height, top + MAX_ROWS)), range(left, min(width, left + MAX_COLUMNS))
+    top, left = (max(0, min(i - WINDOW // 2, size - WINDOW)) for i, size in ((row, height), (column, width)))
+    rows, columns = range(top, min(height, top + WINDOW)), range(left, min(width, left + WINDOW))
     slices = [f"{span.start}:{span.stop}" for span in (rows, columns)][-len(shape) :]
     label = f"[{', '.join([*map(str, place[:-2]), *slices])}]"
     lead = tuple(place[:-2])

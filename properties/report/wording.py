@@ -62,14 +62,10 @@ def listing(items) -> str:
     return " and ".join([", ".join(items[:-1]), items[-1]] if len(items) > 1 else items)
 
 
-def sentence(text: str) -> str:
-    """The text with a capital and a full stop; code such as ``q = 0`` at the start keeps its small letter."""
+def full_stop(text: str) -> str:
+    """The text with a full stop unless it ends in a mark already."""
     text = text.strip()
-    if not text:
-        return ""
-    first_word = re.match(r"[a-z]+(?=[\s,])", text)
-    text = text[0].upper() + text[1:] if first_word and len(first_word[0]) > 1 else text
-    return text if text[-1] in ".!?:" else text + "."
+    return text + "." if text and text[-1] not in ".!?:" else text
 
 
 def title(claim: dict) -> str:
@@ -79,4 +75,4 @@ def title(claim: dict) -> str:
 
 def anchor(prefix: str, name: str) -> str:
     """A name as the id of a place on the page; other characters are written by their number, so no two collide."""
-    return prefix + re.sub(r"[^A-Za-z0-9_.-]", lambda match: f"~{ord(match[0]):x}" if match[0] != ":" else ":", name)
+    return prefix + re.sub(r"[^A-Za-z0-9_.:/-]", lambda match: f"~{ord(match[0]):x}", name)

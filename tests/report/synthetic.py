@@ -24,8 +24,9 @@ class Events:
 
     def claim(self, claim, **content):
         defaults = {
-            "claim": claim, "file": claim.partition("::")[0], "line": 10, "title": f"Title of {claim}.", "statement": "",
-            "formula": "a = b", "rows": [], "kind": "law", "if_fails": "the maximum is not subtracted", "corrects": [],
+            "claim": claim, "file": claim.partition("::")[0], "line": 10, "title": f"Title of {claim}.",
+            "statement": "", "formula": "a = b",
+            "rows": [], "kind": "law", "if_fails": "the maximum is not subtracted", "corrects": [],
             "needs": None, "needs_text": None, "operations": ["softmax"], "has_proof": False, "proof_source": None,
             "source": "def law(impl): ...", "digest": "claim-1",
         }  # fmt: skip
@@ -130,7 +131,8 @@ def realistic(folder: Path) -> Path:
     events.claim(SHIFT, title="Adding one constant to every score of a row leaves its softmax unchanged.",
                  formula=r"\operatorname{softmax}(x + c\mathbf 1) = \operatorname{softmax}(x)", rows=["001-097"],
                  has_proof=True, proof_source="Eq(softmax(x + c), softmax(x))  # x < y")  # fmt: skip
-    events.claim(SCALE, line=30, title="Softmax is <exactly> this & nothing else.", formula=r"p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}")
+    events.claim(SCALE, line=30, title="Softmax is <exactly> this & nothing else.",
+                 formula=r"p_i = \frac{e^{x_i}}{\sum_j e^{x_j}}")  # fmt: skip
     events.claim(ROWS, line=50, kind="condition", needs="no_empty_row", needs_text="every row sees a key",
                  title="Rows sum to one.", rows=["001-116"], formula=r"\sum_j p_{ij} = 1")  # fmt: skip
     events.claim(BLOCKS, kind="refuted", rows=["001-115"], title="Block outputs add up.")
@@ -139,18 +141,22 @@ def realistic(folder: Path) -> Path:
     events.implementation("naive")
     events.implementation("hot", title="Divides by 2 <first>.", conventions={"causal": "top-left"})
     events.implementation("fused", dtypes=["float32", "float16"], device="cuda")
-    cells = [f"{claim}[{name}-{dtype}]" for claim in (SHIFT, SCALE, ROWS, WHOLE)
-             for name, dtypes in (("naive", DTYPES), ("hot", DTYPES), ("fused", DTYPES[1:3])) for dtype in dtypes]  # fmt: skip
+    owners = [("naive", DTYPES), ("hot", DTYPES), ("fused", DTYPES[1:3])]
+    cells = [f"{claim}[{name}-{dtype}]" for claim in (SHIFT, SCALE, ROWS, WHOLE) for name, dtypes in owners
+             for dtype in dtypes]  # fmt: skip
     legs = [f"{SHIFT}[proof]", f"{ROWS}[proof]", f"{VIEWS}[torch]"]
     legs += [f"{claim}[exact]" for claim in (SHIFT, SCALE, ROWS, BLOCKS, WHOLE)]
     events.plan(*legs, *cells)
     events.add("problem", file="my_kernel.py", line=3, claim=None, message="no operation <here>: names must match")
-    profile = {"length": {"1": 0.01, "17": 0.2, "257": 0.31}, "head_dim": {"16": 0.1, "64": 0.3}, "magnitude": {"8": 0.3}}
+    lengths = {"1": 0.01, "17": 0.2, "257": 0.31}
+    profile = {"length": lengths, "head_dim": {"16": 0.1, "64": 0.3}, "magnitude": {"8": 0.3}}
     special = {
         f"{ROWS}[proof]": {"verdict": "not proved", "message": "SymPy raised TypeError"},
         f"{BLOCKS}[exact]": {"verdict": "refuted", "note": "by the 3rd example", "counterexample": ADDED},
         f"{WHOLE}[exact]": {"verdict": "not refuted", "message": "no counterexample in 600 examples"},
-        f"{SCALE}[hot-float64]": {"verdict": "law fails", "law": False, "faithful": False, "message": "off | by `much`"},
+        f"{SCALE}[hot-float64]": {
+            "verdict": "law fails", "law": False, "faithful": False, "message": "off | by `much`",
+        },
         f"{SCALE}[hot-float32]": {
             "verdict": "unfaithful", "law": True, "faithful": False, "budget_used": "inf",
             "message": "softmax is off by 0.15 at (0, 0), budget 1e-7 <script>alert(1)</script>",
