@@ -87,7 +87,7 @@ def run(claim: Claim, column: Column, budget: Budget, *, record: Callable[..., N
             outcome = _refute(claim, trial, impl, budget)
         else:
             outcome = _hold(claim, trial, impl, budget)
-            if claim.needs and outcome.verdict == "holds" and (column.leg == EXACT or claim.over == "floats"):
+            if claim.needs and outcome.verdict == "holds" and (column.leg in (EXACT, "torch") or claim.over == "floats"):
                 outcome = _needed(claim, outcome, column, budget)
     except (ClaimError, HypothesisException) as error:
         outcome = Outcome("error", trial, message=f"{type(error).__name__}: {error}")
