@@ -24,6 +24,7 @@ from .subjects import DTYPES, Problem, Subject, load
 
 PROFILES = {"quick": 60, "thorough": 1000}
 INTERPRETED_SHARE = 4             # an interpreted kernel is slow: it gets a quarter of the examples
+NOTES = "notes"                   # --impl notes: the columns that need no implementation
 MOST_DEATHS = 3                   # of one implementation in one operation; its other cells there are then not run
 
 
@@ -40,13 +41,15 @@ def add_options(parser) -> None:
     """Attest's command-line options."""
     group = parser.getgroup("attest", "claims about attention")
     group.addoption("--impl", action="append", default=[], metavar="NAME|FILE",
-                    help="an implementation by name (naive, sdpa, sdpa.flash ...) or a kernel file; repeatable")
+                    help="only this implementation, by name (naive, sdpa, sdpa.flash ...) or a kernel file; 'notes' for "
+                         "the columns without one (proof, exact, torch); repeatable; default: all")
     group.addoption("--dtype", action="append", default=[], choices=DTYPES, help="only this dtype; repeatable")
     group.addoption("--examples", type=int, default=None, help="examples per cell (default: the profile's)")
     group.addoption("--profile", choices=sorted(PROFILES), default="quick", help="how much to search")
-    group.addoption("--spec-dir", action="append", default=[], metavar="DIR", help="a folder of your own claims")
+    group.addoption("--spec-dir", action="append", default=[], metavar="DIR",
+                    help="a folder of your own claims; instead of spec/ and tests/ unless those are named too")
     group.addoption("--run-seed", type=int, default=None, help="repeat a run: its seed is printed and in the report")
-    group.addoption("--events", default=None, metavar="NAME", help="name of the events file (default: the time)")
+    group.addoption("--reports", default=None, metavar="DIR", help="where events and reports go (default: reports/)")
 
 
 class Session:
@@ -56,6 +59,7 @@ class Session:
         self.config, self.places = config, places
         self.worker = getattr(config, "workerinput", None)
         self.problems: list[Problem] = []
+        self.fatal: list[str] = []                               # kernel files that must not be imported here
         self.claims: dict[str, Claim] = {}
         self.begun = False
         self.reported: set[str] = set()
@@ -63,9 +67,9 @@ class Session:
         given = config.getoption("run_seed")
         self.seed = self.worker["attest_seed"] if self.worker else random.SystemRandom().randrange(2**32) \
             if given is None else given
-        self.name = self.worker["attest_run"] if self.worker else config.getoption("events") or \
-            evidence.now().replace(":", "").replace("+0000", "Z")
-        self.folder = places.reports / "runs" / self.name
+        self.name = self.worker["attest_run"] if self.worker else evidence.now()[:23].replace(":", "")
+        self.reports = Path(config.getoption("reports") or places.reports)
+        self.folder = self.reports / "runs" / self.name
         self.collected = self.folder / "collected.jsonl"
         self.limit = float(config.getini("timeout") or 0) if "timeout" in config._parser._inidict else 0.0
         override = getattr(config.option, "timeout", None)
@@ -82,6 +86,8 @@ class Session:
     def _subjects(self) -> list[Subject]:
         found: list[Subject] = []
         for wanted in self.config.getoption("impl") or list(self.places.implementations):
+            if wanted == NOTES:
+                continue
             name, _, variant = wanted.partition(".")
             path = self.places.implementations.get(name)
             if path is None:
@@ -91,10 +97,12 @@ class Session:
                     self.problems.append(Problem(wanted, "there is no such file, and no implementation of that name; "
                                                  f"known are {', '.join(self.places.implementations)}"))
                     continue
+                if self.worker and wanted in self.worker["attest_fatal"]:
+                    continue
                 fatal = None if self.worker else _probe(path)
-                if fatal or (self.worker and wanted in self.worker["attest_fatal"]):
-                    self.problems.append(fatal or Problem(wanted, "not imported"))
-                    self.fatal = [*getattr(self, "fatal", []), wanted]
+                if fatal:
+                    self.problems.append(fatal)
+                    self.fatal.append(wanted)
                     continue
             subjects, problems = load(path, name=name)
             self.problems += problems
@@ -113,8 +121,10 @@ class Session:
             self.problems.append(Problem(claim.file, wrong, claim.line, f"{claim.file}::{claim.name}"))
             return [BrokenItem.from_parent(collector, name=f"{claim.name}[problem]", problem=self.problems[-1])]
         self.claims[f"{claim.file}::{claim.name}"] = claim
+        chosen = self.config.getoption("impl")
         return [ClaimItem.from_parent(collector, name=f"{claim.name}[{column.label}]", claim=claim, column=column,
-                                      session_=self) for column in cells.columns(claim, self.subjects, self.dtypes)]
+                                      session_=self) for column in cells.columns(claim, self.subjects, self.dtypes)
+                if column.subject or not chosen or NOTES in chosen]
 
     def _unknown_rows(self, claim: Claim) -> str:
         missing = [row for row in claim.rows if self.ledger and row not in self.ledger]
@@ -164,7 +174,7 @@ class Session:
         if self.worker and self.worker["workerid"] != "gw0":
             return
         if self._events is None:
-            path = self.collected if self.worker else self.places.reports / "events" / f"{self.name}.jsonl"
+            path = self.collected if self.worker else self.reports / "events" / f"{self.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
             self._events = path.open("a", encoding="utf-8")
         self._events.write(evidence.line({"run": self.name, "time": evidence.now(), **record}))
@@ -358,7 +368,7 @@ class Plugin:
     @pytest.hookimpl(optionalhook=True)
     def pytest_configure_node(self, node):
         node.workerinput.update(attest_seed=self.session.seed, attest_run=self.session.name,
-                                attest_fatal=getattr(self.session, "fatal", []))
+                                attest_fatal=self.session.fatal)
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node, ids):
@@ -371,6 +381,8 @@ class Plugin:
             report.attest = evidence.line(record)
 
     def pytest_sessionfinish(self, session, exitstatus):
+        for problem in self.session.problems:
+            self.session.problem(problem)
         if not self.session.worker and self.session.problems and exitstatus == 0:
             session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -385,7 +397,7 @@ class Plugin:
             terminalreporter.section("claims")
             terminalreporter.write_line(f"{total} cells: " + ", ".join(f"{n} {v}" for v, n in sorted(session.counts.items())))
             terminalreporter.write_line(f"seed {session.seed} (repeat with --run-seed {session.seed}); "
-                                        f"events in {session.places.reports / 'events' / (session.name + '.jsonl')}")
+                                        f"events in {session.reports / 'events' / (session.name + '.jsonl')}")
 
 
 def register(config, places: Places) -> None:
@@ -395,7 +407,9 @@ def register(config, places: Places) -> None:
     for folder in config.getoption("spec_dir"):
         if not Path(folder).is_dir():
             raise pytest.UsageError(f"--spec-dir {folder}: there is no such folder")
-        config.args.append(folder)
+    if config.getoption("spec_dir"):
+        named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
+        config.args[:] = [*named, *config.getoption("spec_dir")]
     config.pluginmanager.register(Plugin(Session(config, places)), "attest")
 
 
