@@ -36,7 +36,7 @@ def at_most(a, b) -> None:
     a, b = _pair(a, b)
     trial = current()
     left, right = (a.exact, b.exact) if trial.judge == "exact" else (a.value, b.value)
-    excess = 0.0 if trial.judge == "exact" else np.maximum(difference(a.exact, b.exact), 0.0)
+    excess = 0.0 if trial.judge == "exact" else np.fmax(difference(a.exact, b.exact), 0.0)
     with np.errstate(invalid="ignore"):
         gap, allowed = np.where(left <= right, 0.0, left - right), a.budget + b.budget + excess
     bad = ~(gap <= allowed) & ~np.isinf(allowed)
