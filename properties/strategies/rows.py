@@ -115,7 +115,7 @@ def masked_rows(draw, *, empty_rows: bool = True, least: int = 1, most: int = 12
 def permutations_of(draw, n: int) -> torch.Tensor:
     """A permutation of range(n); its simplest value is the identity.  Drawn as swaps, so that it shrinks."""
     order = np.arange(n)
-    swaps = np.frombuffer(draw(raw(2 * min(n, 16))), np.uint8).reshape(-1, 2) % max(n, 1)
+    swaps = np.frombuffer(draw(raw(2 * min(n, 16))), np.uint8).reshape(-1, 2).astype(np.int64) % max(n, 1)
     for i, j in swaps.tolist():
         order[[i, j]] = order[[j, i]]
     return torch.from_numpy(order)
