@@ -1,6 +1,7 @@
 """Plots of the budget used, as SVG that stands inside the page and takes its colours."""
 
 import io
+import math
 import re
 from collections import defaultdict
 from collections.abc import Iterable
@@ -10,9 +11,9 @@ from .schema import dtype_order, number
 from .state import Cell
 
 AXES = {
-    "length": "sequence length (elements)",
-    "head_dim": "head dimension (elements)",
-    "magnitude": "largest |input| (no unit; next power of two)",
+    "length": "sequence length (elements, rounded up to 2ᵏ)",
+    "head_dim": "head dimension (elements, rounded up to 2ᵏ)",
+    "magnitude": "largest |input| (no unit, rounded up to 2ᵏ)",
 }
 # Okabe and Ito's colours, told apart by marker and line style too.
 STYLES = {
@@ -31,13 +32,14 @@ class Figure:
 
 
 def budget_profile(cells: Iterable[Cell], axis: str) -> dict[str, dict[float, float]]:
-    """Largest budget used at each value of the axis, per dtype, over the given cells."""
+    """Largest budget used per dtype over the given cells, at each value of the axis rounded up to a power of two."""
     profile = defaultdict(dict)
     for cell in cells:
         for key, value in (cell.check.get("profile") or {}).get(axis, {}).items():
             place, used = number(key), number(value)
-            if cell.dtype and place is not None and used is not None:
-                profile[cell.dtype][place] = max(used, profile[cell.dtype].get(place, 0.0))
+            if cell.dtype and place and used is not None:  # 0 has no place on a logarithmic axis
+                bucket = 2.0 ** math.ceil(math.log2(place))
+                profile[cell.dtype][bucket] = max(used, profile[cell.dtype].get(bucket, 0.0))
     return {dtype: dict(sorted(profile[dtype].items())) for dtype in sorted(profile, key=dtype_order)}
 
 
@@ -52,16 +54,24 @@ def _svg(figure, prefix: str) -> str:
     return re.sub(r' (width|height)="[^"]*"', "", opening) + ">" + rest  # the page sets its size
 
 
+def _power_of_two(value: float) -> str:
+    """A tick: 0.125 or 1024 as they are, what is further out as a power of two."""
+    if 0.01 < value < 5000:
+        return f"{value:g}"
+    return "2" + str(round(math.log2(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+
+
 def _plot(profile: dict, axis: str) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
+    from matplotlib.ticker import LogLocator
 
     settings = {
         "svg.fonttype": "none", "svg.hashsalt": axis, "font.family": "sans-serif", "font.size": 9,
         "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
     }  # fmt: skip
     with rc_context(settings):
-        canvas = Canvas(figsize=(3.7, 2.8), layout="constrained")
+        canvas = Canvas(figsize=(3.9, 2.9), layout="constrained")
         axes = canvas.subplots()
         for dtype, points in profile.items():
             colour, marker, line = STYLES.get(dtype, (INK, "x", "-"))
@@ -69,11 +79,13 @@ def _plot(profile: dict, axis: str) -> str:
             axes.plot(list(points), used, color=colour, marker=marker, linestyle=line, markersize=4, linewidth=1.3,
                       label=dtype)  # fmt: skip
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        axes.xaxis.set_major_locator(LogLocator(base=2, numticks=8))
+        axes.xaxis.set_major_formatter(lambda value, _: _power_of_two(value))
+        axes.minorticks_off()
         axes.axhline(100, color=INK, linewidth=0.8, linestyle=(0, (1, 2)))
         axes.set(xlabel=AXES[axis], ylabel="budget used (%)", ylim=(0, 105))
         axes.spines[["top", "right"]].set_visible(False)
-        axes.legend(frameon=False, fontsize=8, ncols=2)
+        canvas.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=len(profile), columnspacing=1.2)
         return _svg(canvas, f"plot-{axis}")
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from .schema import VERDICTS, dtype_order, number, short_dtype
 from .state import Cell, State, worst
 from .summary import by_claim
-from .wording import anchor, percent, plural
+from .wording import anchor, count, listing, percent, plural
 
 LEG_COLUMNS = ("proof", "exact", "torch")
 
@@ -44,18 +44,22 @@ class Matrix:
 
 
 def examples(check: dict) -> str:
-    """The number of examples, and how many of those did not count: "60 examples (3 unsupported, 2 discarded)"."""
+    """The number of examples, how many of those did not count, and how many draws never became one:
+    "60 examples, of these 3 unsupported; 2 more discarded".
+    """
     if check.get("examples") is None:
         return ""
-    parts = [f"{check[name]} {name}" for name in ("unsupported", "excused", "discarded") if check.get(name)]
-    return plural(check["examples"], "example") + (f" ({', '.join(parts)})" if parts else "")
+    parts = [f"{count(check[name])} {name}" for name in ("unsupported", "excused") if check.get(name)]
+    among = f", of these {listing(parts)}" if parts else ""
+    apart = f"; {count(check['discarded'])} more discarded" if check.get("discarded") else ""
+    return plural(check["examples"], "example") + among + apart
 
 
 def describe(cell: Cell) -> str:
     """One cell in words."""
     where = " ".join(filter(None, (cell.implementation or cell.leg, cell.dtype)))
     parts = [f"{where}: {cell.verdict}" + (f" (was: {cell.was})" if cell.was else "")]
-    parts += filter(None, [examples(cell.check), cell.check.get("message"), cell.check.get("reason")])
+    parts += filter(None, [examples(cell.check), cell.check.get("message") or cell.check.get("reason")])
     if number(cell.check.get("budget_used")) is not None:
         parts.append(f"budget used {percent(cell.check['budget_used'])}")
     parts += [f"{other['verdict']} with {other['environment']}" for other in cell.elsewhere]

@@ -1,5 +1,6 @@
 """One section a claim: what it says, where it comes from, its verdicts, and what breaks it."""
 
+import math
 from collections import defaultdict
 from dataclasses import dataclass
 
@@ -7,8 +8,10 @@ from .matrix import claims_by_file
 from .schema import completed, dtype_order, number, short_dtype
 from .state import Cell, State
 from .summary import Counts, by_claim, claim_status, counts
-from .tensors import Picture, element, is_tensor, picture, short_number, telling_digits
+from .tensors import Picture, element, is_tensor, parts, picture, short_number, telling_digits
 from .wording import listing, ordinal, percent, title
+
+MAX_OPEN = 32  # elements of a call's arguments that are shown without being asked for
 
 
 @dataclass(frozen=True)
@@ -25,12 +28,23 @@ class Shown:
 
 
 @dataclass(frozen=True)
+class ShownCall:
+    """One call: its text, what was wrong with it as a whole, arguments that were not drawn as they are, its results."""
+
+    text: str
+    fault: str
+    arguments: tuple[tuple[str, Picture], ...]
+    folded: bool  # whether the arguments are too large to be shown at once
+    results: tuple[Shown, ...]
+
+
+@dataclass(frozen=True)
 class Counterexample:
     """A counterexample ready to be shown: what was drawn, what was called, what came out."""
 
     number: str
     drawn: tuple[tuple[str, Picture], ...]
-    calls: tuple[tuple[str, tuple[tuple[str, Picture], ...], tuple[Shown, ...]], ...]
+    calls: tuple[ShownCall, ...]
     relation: Shown | None
     script: str
 
@@ -82,57 +96,72 @@ class Section:
     failures: tuple[Failure, ...]
 
 
-def _off_by(outcome: dict) -> str:
-    """ "off by 0.5 at (0, 1), budget 4.9e-4: 633 %" from what the event says; empty where it says nothing."""
-    off, at, used = number(outcome.get("off_by")), outcome.get("at"), number(outcome.get("used"))
-    budget = outcome.get("budget")
-    budget = number(element(budget, at) if is_tensor(budget) else budget)
-    if off is None:
+def _verdict(outcome: dict, pair: list, *, between: str) -> str:
+    """ "off by 0.5 at (0, 1), budget 4.9e-4: 633 %", or "nan instead of 0 at (0, 1)" where there is no distance."""
+    at, budget, used = outcome.get("at"), outcome.get("budget"), number(outcome.get("used"))
+    place = f" at ({', '.join(map(str, at))})" if at else ""
+    sides = [number(side) for side in pair]
+    if None in sides:
         return ""
-    text = f"off by {short_number(off, digits=3)}" + (f" at ({', '.join(map(str, at))})" if at else "")
+    if used is not None and used <= 1:
+        return f"within its budget: {percent(used)} of it used{place}"
+    if not all(map(math.isfinite, sides)):
+        return f"{short_number(pair[0])} {between} {short_number(pair[1])}{place}"
+    off = number(outcome.get("off_by"))
+    off = abs(sides[0] - sides[1]) if off is None else off
+    text = f"off by {short_number(off, digits=3)}{place}"
+    budget = number(element(budget, at) if is_tensor(budget) else budget)
     if budget is not None:
         text += f", budget {short_number(budget, digits=2)}"
         used = used if used is not None else off / budget if budget else None
     return text + (f": {percent(used)}" if used is not None else "")
 
 
-def _shown(outcome: dict, name: str, titles: tuple[str, str], keys: tuple[str, str]) -> Shown:
-    left, right, at = outcome.get(keys[0]), outcome.get(keys[1]), outcome.get("at")
+def _shown(outcome: dict, name: str, sides: tuple[str, str], *, between: str) -> Shown:
+    """Both sides of an outcome; the element that is pointed at is marked where it is out of budget."""
+    left, right, at, budget = (outcome.get(key) for key in (*sides, "at", "budget"))
     pair = [element(side, at) if is_tensor(side) else side for side in (left, right)]
-    digits = telling_digits(*pair)
-    budget = outcome.get("budget")
+    digits, used = telling_digits(*pair), number(outcome.get("used"))
+    focus = {"at": at, "mark": used is None or not used <= 1}
     return Shown(
         name=name,
-        left_title=titles[0],
-        left=picture(left, at=at, digits=digits),
-        right_title=titles[1],
-        right=picture(right, at=at, digits=digits),
-        budget=None if budget is None else picture(budget, at=at, digits=2),
-        verdict=_off_by(outcome),
+        left_title=sides[0],
+        left=picture(left, digits=digits, **focus),
+        right_title=sides[1],
+        right=picture(right, digits=digits, **focus),
+        budget=None if budget is None else picture(budget, digits=2, **focus),
+        verdict=_verdict(outcome, pair, between=between),
     )
+
+
+def _content(tensor: dict) -> tuple:
+    return tensor["shape"], tensor.get("values")
 
 
 def counterexample(found: dict | None) -> Counterexample | None:
     """An event's counterexample, arranged for the page. Arguments that equal what was drawn are not repeated."""
     if not found:
         return None
-    drawn = found.get("drawn") or {}
+    drawn = [part for name, value in (found.get("drawn") or {}).items() for part in parts(name, value)]
+    known = [_content(value) for _, value in drawn if is_tensor(value)]
     calls = []
     for call in found.get("calls") or ():
         arguments = call.get("arguments") or {}
-        fresh = {name: value for name, value in arguments.items() if is_tensor(value) and value not in drawn.values()}
+        fresh = {name: value for name, value in arguments.items() if is_tensor(value) and _content(value) not in known}
         results = tuple(
-            _shown(result, result.get("name", ""), ("got", "expected"), ("got", "expected"))
+            _shown(result, result.get("name", ""), ("got", "expected"), between="instead of")
             for result in call.get("results") or ()
         )
         text = f"{call['name']} = {call.get('call')}" if call.get("name") else str(call.get("call"))
-        calls.append((text, tuple((name, picture(value)) for name, value in fresh.items()), results))
+        size = sum(math.prod(value["shape"]) for value in fresh.values())
+        given = tuple((name, picture(value)) for name, value in fresh.items())
+        calls.append(ShownCall(text, call.get("fault") or "", given, size > MAX_OPEN, results))
     relation = found.get("relation")
     return Counterexample(
-        number=ordinal(found["number"]) if isinstance(found.get("number"), int) else "",
-        drawn=tuple((name, picture(value)) for name, value in drawn.items()),
+        number=ordinal(found["number"]) if found.get("number") else "",
+        drawn=tuple((name, picture(value)) for name, value in drawn),
         calls=tuple(calls),
-        relation=relation and _shown(relation, relation.get("text", ""), ("left", "right"), ("left", "right")),
+        relation=relation and _shown(relation, relation.get("text", ""), ("left", "right"), between="and"),
         script=found.get("script") or "",
     )
 
@@ -172,8 +201,8 @@ def sections(state: State) -> list[tuple[str, list[Section]]]:
         cells = own[claim["claim"]]
         status, family = claim_status(claim, cells)
         paragraphs = [part.strip() for part in (claim.get("statement") or "").split("\n\n") if part.strip()]
-        if paragraphs and paragraphs[0].startswith(title(claim)):
-            paragraphs[0] = paragraphs[0].removeprefix(title(claim)).strip()
+        if paragraphs:
+            paragraphs[0] = paragraphs[0].removeprefix((claim.get("title") or "").strip()).strip()
         by_owner = defaultdict(list)
         for cell in cells:
             if cell.implementation:

@@ -86,7 +86,10 @@ def _matches(check: dict, claims: dict, implementations: dict) -> bool:
 def _cell(cell_id: str, checks: list[Record], claims: dict, implementations: dict, runs: dict) -> Cell:
     """The cell from its checks, oldest first; none means that it was planned only."""
     if not checks:
-        return Cell(cell_id, *parse_id(cell_id), verdict="not run")
+        name, leg, implementation, dtype = parse_id(cell_id)
+        # The id of a claim outside the working folder is shorter than the claim's name.
+        name = next((claim for claim in claims if name not in claims and claim.endswith("/" + name)), name)
+        return Cell(cell_id, name, leg, implementation, dtype, verdict="not run")
     current = [check.data for check in checks if _matches(check.data, claims, implementations)]
     shown = (current or [check.data for check in checks])[-1]
     where = {check["run"]: environment(runs[check["run"]]) for check in current}
@@ -168,6 +171,10 @@ def fold(records: Iterable[Record], problems: Iterable[dict] = ()) -> State:
     for name in sorted({cell.implementation for cell in cells if cell.implementation} - implementations.keys()):
         problems.append(problem(f"Cells name the implementation {name!r}, but no event describes it."))
         implementations[name] = completed("implementation", {"implementation": name, "digest": None})
+    for cell in cells:
+        if cell.verdict == "expected failure" and cell.check["still_there"] is False:
+            message = "The reproducer of this expected failure no longer fails: take the expectation out."
+            problems.append(problem(f"{cell.id}: {message}", file=implementations[cell.implementation]["file"]))
     for name, claim in claims.items():
         unknown = [row for row in claim.get("rows") or () if ledger and row not in ledger]
         if unknown:

@@ -36,6 +36,15 @@ def is_tensor(value) -> bool:
     return isinstance(value, dict) and "shape" in value
 
 
+def parts(name: str, value) -> list[tuple[str, object]]:
+    """A drawn value by its parts: a dict or a list that holds tensors is taken apart, everything else is one part."""
+    if isinstance(value, dict) and not is_tensor(value):
+        return [part for key, item in value.items() for part in parts(str(key), item)]
+    if isinstance(value, list) and any(isinstance(item, (dict, list)) for item in value):
+        return [part for place, item in enumerate(value) for part in parts(f"{name}[{place}]", item)]
+    return [(name, value)]
+
+
 def short_number(value, *, digits: int = 6) -> str:
     """A number, truth value or encoded special value as short text: 0.5, 3.1e-3, inf, T and · (true and false)."""
     if isinstance(value, bool):
@@ -70,7 +79,8 @@ def element(tensor: dict, place) -> object:
 def _about(tensor: dict) -> str:
     shape = "×".join(map(str, tensor["shape"])) or "scalar"
     strides = f", strides {tuple(tensor['strides'])}" if tensor.get("strides") is not None else ""
-    return f"{shape} {tensor.get('dtype', '')}".strip() + strides
+    layout = f", {tensor['layout']}" if tensor.get("layout") not in (None, "contiguous") else ""
+    return f"{shape} {tensor.get('dtype', '')}".strip() + strides + layout
 
 
 def _matrices(tensor: dict, entry) -> tuple:
@@ -102,8 +112,8 @@ def _window(tensor: dict, at, entry) -> tuple:
     return (label, tuple(tuple(entry((*lead, *((i, j)[-len(shape) :]))) for j in columns) for i in rows))
 
 
-def picture(value, *, at=None, digits: int = 6) -> Picture:
-    """What to show for a tensor of an event, with the element at ``at`` marked; other values become text."""
+def picture(value, *, at=None, mark: bool = True, digits: int = 6) -> Picture:
+    """What to show for a tensor of an event: the element at ``at`` in sight, and marked; other values become text."""
     if not is_tensor(value):
         if isinstance(value, (int, float)):
             return Picture("", text=str(value) if isinstance(value, bool) else short_number(value, digits=digits))
@@ -117,7 +127,7 @@ def picture(value, *, at=None, digits: int = 6) -> Picture:
 
     def entry(place) -> Entry:
         item = element(value, place)
-        return Entry(short_number(item, digits=digits), str(item), item == 0, place == at)
+        return Entry(short_number(item, digits=digits), str(item), item == 0, mark and place == at)
 
     n_rows, n_columns = ([1, 1] + shape)[-2:]
     if math.prod(shape[:-2]) <= MAX_MATRICES and n_rows <= MAX_ROWS and n_columns <= MAX_COLUMNS:

@@ -69,8 +69,9 @@ def full_stop(text: str) -> str:
 
 
 def title(claim: dict) -> str:
-    """A claim's title, or its name in words where it has none."""
-    return (claim.get("title") or claim["claim"].rpartition("::")[2].replace("_", " ")).strip()
+    """A claim's title without its full stop, or its name in words where it has none."""
+    name = claim["claim"].rpartition("::")[2].replace("_", " ")
+    return (claim.get("title") or name).strip().removesuffix(".")
 
 
 def anchor(prefix: str, name: str) -> str:

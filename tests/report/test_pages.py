@@ -107,7 +107,7 @@ def test_what_comes_from_outside_is_escaped(page, text):
     assert "<script>alert(1)" not in text and "&lt;script&gt;alert(1)" in text
     assert "<b>not bold</b>" not in text
     words = "".join(page.text)
-    assert SCRIPT in words and "Softmax is <exactly> this & nothing else." in words and "<EPYC>" in words
+    assert SCRIPT in words and "Softmax is <exactly> this & nothing else" in words and "<EPYC>" in words
 
 
 def test_a_link_that_is_no_web_address_is_text(folded):
@@ -124,6 +124,7 @@ def test_sections_show_formula_refutation_condition_and_proof(page, text):
     words = " ".join("".join(page.text).split())
     for expected in (
         "What is printed there is false. What is true instead: Merging the states of two blocks gives the whole.",
+        "off by 0.15 at (0, 0), budget 1e-7: 1.5e6",
         "no_empty_row: every row sees a key.",
         "Without the condition it fails",
         "Eq(softmax(x + c), softmax(x)) # x < y",
@@ -160,9 +161,9 @@ def test_plots_take_the_largest_use_of_cells_that_hold(realistic_state):
     assert len(drawn) == 3 and not note
     holding = [c for c in realistic_state.cells if c.leg == "implementation" and c.family == "good"]
     assert f"over the {len(holding)} cells" in drawn[0].caption
-    assert "currentColor" in drawn[0].svg and "sequence length (elements)" in drawn[0].svg
+    assert "currentColor" in drawn[0].svg and "sequence length (elements, rounded up to 2ᵏ)" in drawn[0].svg
     profile = figures.budget_profile(holding, "length")
-    assert profile["float32"] == {1.0: 0.01, 17.0: 0.2, 257.0: 0.31} and list(profile)[0] == "float64"
+    assert profile["float32"] == {1.0: 0.01, 32.0: 0.2, 512.0: 0.31} and list(profile)[0] == "float64"
 
 
 def test_markdown_has_denominators_findings_and_scripts(markdown, realistic_state):
@@ -216,7 +217,7 @@ def test_the_section_of_a_claim_gathers_its_evidence(realistic_state):
     assert found[ROWS].family == "bad" and found[ROWS].evidence.number == "3rd"
     (hot,) = found[SCALE].failures
     assert hot.cell.dtype == "float32" and len(hot.cells) == 4 and hot.counterexample.script == SCRIPT
-    (result,) = hot.counterexample.calls[0][2]
+    (result,) = hot.counterexample.calls[0].results
     assert result.left.matrices[0][1][0][0].marked and not result.left.matrices[0][1][0][1].marked
 
 

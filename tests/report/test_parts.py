@@ -3,7 +3,8 @@
 import pytest
 
 from properties.report import mathml
-from properties.report.tensors import as_text, picture, short_number, telling_digits
+from properties.report.sections import counterexample
+from properties.report.tensors import as_text, parts, picture, short_number, telling_digits
 from properties.report.wording import anchor, percent, share
 from tests.report.synthetic import tensor
 
@@ -45,3 +46,26 @@ def test_numbers_are_short_but_tell_a_difference():
     assert share(999, 1000) == "999 of 1\u202f000 (99\u202f%)"
     assert share(1, 1000).endswith("(1\u202f%)") and share(0, 0) == "0 of 0"
     assert anchor("x-", "a b") != anchor("x-", "a_b") and " " not in anchor("x-", "a [b]")
+
+
+def test_a_drawn_bundle_of_tensors_is_taken_apart():
+    q, x = tensor([1.0]), tensor([2.0])
+    assert parts("inputs", {"q": q, "causal": True}) == [("q", q), ("causal", True)]
+    assert parts("pair", [x, "text"]) == [("pair[0]", x), ("pair[1]", "text")]
+    assert parts("sizes", [1, 2]) == [("sizes", [1, 2])] and parts("x", x) == [("x", x)]
+
+
+def outcome(got, expected, **content):
+    result = {"name": "p", "got": tensor([got]), "expected": tensor([expected]), "at": [0]} | content
+    call = {"name": "r1", "call": "softmax(x)", "arguments": {"x": tensor([got])}, "fault": "x", "results": [result]}
+    (call,) = counterexample({"drawn": {}, "calls": [call]}).calls
+    return call.results[0]
+
+
+def test_an_outcome_says_by_how_much_or_what_came_instead():
+    far = outcome(0.5, 0.25, budget=tensor([0.125]), used=2.0)
+    assert far.verdict == "off by 0.25 at (0), budget 0.12: 200\u202f%" and far.left.matrices[0][1][0][0].marked
+    assert outcome("nan", 0.0, used="inf", budget=tensor([0.0])).verdict == "nan instead of 0 at (0)"
+    right = outcome(0.5, 0.5, used=0.0)
+    assert right.verdict == "within its budget: 0\u202f% of it used at (0)"
+    assert not right.left.matrices[0][1][0][0].marked

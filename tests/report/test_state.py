@@ -145,3 +145,14 @@ def test_the_summary_names_every_denominator(realistic_state):
     assert "1 expected failure;" in words and "1 not run" in words and "1 unsupported" in words
     assert sum(tally.verdicts.values()) == tally.total == len(realistic_state.cells)
     assert {ROWS, WHOLE} <= {cell.claim for cell in realistic_state.cells}
+
+
+def test_a_planned_cell_of_a_folder_elsewhere_finds_its_claim(folded):
+    state = folded(Events().claim("/home/me/my.py::law").implementation("naive").plan("my.py::law[naive-float32]"))
+    assert [cell.claim for cell in state.cells] == ["/home/me/my.py::law"] and not state.problems
+
+
+def test_an_expected_failure_that_is_gone_is_a_problem(folded):
+    (problem,) = folded(run().check(CELL, "expected failure", still_there=False)).problems
+    assert "no longer fails" in problem["message"] and problem["file"] == "impls/naive.py"
+    assert not folded(run().check(CELL, "expected failure", still_there=True)).problems
