@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 
 import hypothesis
 from hypothesis import HealthCheck, Phase, given, settings, target
-from hypothesis.errors import HypothesisException, UnsatisfiedAssumption
+from hypothesis.errors import HypothesisException, Unsatisfiable, UnsatisfiedAssumption
 
 from .calls import EXACT, Implementation, _Broken
 from .claims import Claim
@@ -138,7 +138,7 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
     without = Trial(claim=outcome.trial.claim, dtype=outcome.trial.dtype, judge=outcome.trial.judge)
     impl = Implementation(column.subject, without.dtype, without) if claim.takes_implementation else None
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
-    _search(claim, without, impl, wider, condition=lambda **drawn: not claim.needs(**drawn), derandomize=True, only_law=True)
+    _search(claim, without, impl, wider, condition=lambda **drawn: not _holds(claim.needs, drawn), derandomize=True, only_law=True)
     if LawFails not in without.failures:
         return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but no counterexample "
                        f"without it among {without.examples} examples: is the condition needed?")
@@ -219,6 +219,8 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
         except (LawFails, Unfaithful, Raised, BaseExceptionGroup) as error:
             if not trial.failures:
                 raise ClaimError(str(error)) from error
+        except Unsatisfiable:
+            return                                               # no example: the caller says what that means
         except HypothesisException:
             if not trial.failures:
                 raise
