@@ -336,8 +336,9 @@ class Plugin:
     def pytest_pycollect_makeitem(self, collector, name, obj):
         if not isinstance(obj, Claim):
             return None
-        if Path(obj.file).resolve() != Path(collector.path).resolve():
-            return []                                            # imported from another file: collected there
+        path = Path(collector.path)
+        if Path(obj.file).resolve() != path.resolve() or path.name.startswith("test_"):
+            return []                                            # collected where it stands; a test judges its own
         return self.session.items(collector, obj)
 
     def pytest_collectreport(self, report):
