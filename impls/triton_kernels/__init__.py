@@ -19,6 +19,8 @@ import torch
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
 if INTERPRETED:
     os.environ["TRITON_INTERPRET"] = "1"
+else:       # products and sums may fuse, as they always did; Triton 3.9 warns that its default will change
+    os.environ.setdefault("TRITON_DEFAULT_FP_FUSION", "1")
 
 import triton
 import triton.language as tl
@@ -42,8 +44,12 @@ if INTERPRETED:
     install(sanitize=os.environ.get("ATTEST_SANITIZE", "1") != "0")
 
 from .attention import attention
+from .backward import attention_backward
+from .decode import decode
+from .layer_norm import layer_norm
 from .merge import merge, merge_lse
 from .softmax import log_sum_exp, masked_softmax, softmax, softmax_backward
 from .split_kv import split_kv
 
-__all__ = ["attention", "log_sum_exp", "masked_softmax", "merge", "merge_lse", "softmax", "softmax_backward", "split_kv"]
+__all__ = ["attention", "attention_backward", "decode", "layer_norm", "log_sum_exp", "masked_softmax", "merge", "merge_lse",
+           "softmax", "softmax_backward", "split_kv"]
