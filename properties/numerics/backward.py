@@ -128,6 +128,6 @@ def _over_group(value, budget, n_kv_heads, c):
     b, h, length, d = value.shape
     group = h // n_kv_heads
     value, budget = (x.reshape(b, n_kv_heads, group, length, d) for x in (value, budget))
-    size = (np.abs(value) + budget).sum(2)
-    budget = budget.sum(2) + gamma(group, c.roundoff(c.out)) * size + group * c.out_floor
-    return value.sum(2), budget
+    reach = np.abs(value) + budget
+    budget = budget.sum(2) + gamma(group, c.roundoff(c.out)) * reach.sum(2) + group * c.out_floor
+    return value.sum(2), np.where(reach.max(2) < LARGEST[c.out], budget, np.inf)

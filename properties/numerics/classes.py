@@ -46,8 +46,8 @@ def weights_of_rows(rows, E, contract):
 def rows_of_scores(x, shown, contract, conventions):
     """Scores that were given as they are, sorted into classes."""
     limit = 0.25 * LARGEST[contract.acc]
-    safe = ~(np.isfinite(x) & (x >= limit))
-    return special.classify_rows(x, safe, shown, limit, empty_row=conventions["empty_row"])
+    safe, harmless = ~(np.isfinite(x) & (x >= limit)), (np.abs(x) < limit) | (x == -np.inf)
+    return special.classify_rows(x, safe, shown, limit, harmless=harmless, empty_row=conventions["empty_row"])
 
 
 def ordinary(M, contract):

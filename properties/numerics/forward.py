@@ -37,11 +37,12 @@ def _special_scores(q, k, scale, keep, bias, contract, conventions):
     S, shown = clean.S, np.ones(1, bool) if keep is None else keep
     if tainted.any():
         S = np.where(tainted, (q @ k.swapaxes(-1, -2)) * scale, S)
+    safe = clean.raw * max(1.0, abs(scale)) < contract.score_limit
+    harmless = safe & np.isfinite(S)
     if bias is not None:
         S = np.where(np.isfinite(bias), S, S + bias)
         shown = shown & (bias != -np.inf)
-    safe = clean.raw * max(1.0, abs(scale)) < contract.score_limit
-    rows = special.classify_rows(S, safe, shown, contract.score_limit, empty_row=conventions["empty_row"])
+    rows = special.classify_rows(S, safe, shown, contract.score_limit, harmless=harmless, empty_row=conventions["empty_row"])
     return rows, Scores(rows.S, clean.E, clean.raw)
 
 

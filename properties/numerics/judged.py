@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from . import backward, forward, layer_norm, movement
+from . import backward, forward, layer_norm, movement, special
 from . import softmax as weights
 from .classes import empty_kind, exactly, ordinary, rows_of_scores, spread, stored, weights_of_rows
 from .merge import merge, merge_lse
@@ -41,14 +41,21 @@ def _log_sum_exp(a, contract, conventions):
 
 
 def _merge(a, contract, conventions):
-    O, budget, lse, lse_budget, _ = merge(*((a[f"{name}1"], a[f"{name}2"]) for name in ("m", "l", "acc")), contract)
-    return ("out", O, budget, None), ("lse", lse, lse_budget, None)
+    m, l, acc = ((a[f"{name}1"], a[f"{name}2"]) for name in ("m", "l", "acc"))
+    O, budget, lse, lse_budget, _ = merge(m, l, acc, contract)
+    kind, lse_kind = None, None
+    if not (np.isfinite(budget).all() and np.isfinite(lse_budget).all()):
+        kind, lse_kind = special.classify_merge(m, l, acc, budget)
+    return ("out", O, budget, kind), ("lse", lse, lse_budget, lse_kind)
 
 
 def _merge_lse(a, contract, conventions):
-    O, budget, lse, lse_budget, empty = merge_lse((a["out1"], a["out2"]), (a["lse1"], a["lse2"]), contract)
-    kind = spread(empty_kind(None, empty[..., None] if empty.any() else None, conventions), O)
-    return stored("out", O, budget, kind, contract), ("lse", lse, lse_budget, None)
+    out, lse = (a["out1"], a["out2"]), (a["lse1"], a["lse2"])
+    O, budget, L, L_budget, empty = merge_lse(out, lse, contract)
+    kind, lse_kind = spread(empty_kind(None, empty[..., None] if empty.any() else None, conventions), O), None
+    if not (np.isfinite(budget).all() and np.isfinite(L_budget).all()):
+        kind, lse_kind = special.classify_merge(lse, (1.0, 1.0), out, budget)
+    return stored("out", O, budget, kind, contract), ("lse", L, L_budget, lse_kind)
 
 
 OPERATIONS = {

@@ -53,7 +53,7 @@ def sums_exactly(a, b, magnitude, contract, scale=1.0):
     representable. A truncating tensor core needs one digit more. Operands that are rounded on the way in (tf32) must
     survive that, and neither operands nor quantum, also after scaling, may fall into the range that is flushed to 0.
     """
-    bit_a, bit_b = last_bit(a).min(-1), last_bit(b).min(-2)
+    bit_a, bit_b = last_bit(a).min(-1, initial=np.inf), last_bit(b).min(-2, initial=np.inf)
     quantum = bit_a[..., :, None] * bit_b[..., None, :]
     digits = significant_digits(contract.u) - (contract.mm > 1)
     smallest = np.minimum(quantum, np.minimum(bit_a[..., :, None], bit_b[..., None, :])) * min(1.0, abs(scale))

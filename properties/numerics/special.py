@@ -31,16 +31,19 @@ class Rows(NamedTuple):
     free: np.ndarray  # rows freed by hidden content or overflow
 
 
-def classify_rows(scores, safe, shown, limit, *, empty_row):
-    """Classes of rows of `scores` (IEEE values, NaN and inf where they arise); `safe` is False where a finite score may
-    overflow, `shown` True at visible keys."""
+def classify_rows(scores, safe, shown, limit, *, harmless, empty_row):
+    """Classes of rows of `scores` (IEEE values, NaN and inf where they arise).
+
+    `safe` is False where a finite score may overflow, `shown` True at visible keys, and `harmless` True where the score
+    of a hidden key disappears however it is hidden, by adding -inf too.
+    """
     scores, safe, shown = np.broadcast_arrays(scores, safe, shown)
     spoilt = shown & safe & (np.isnan(scores) | (scores == np.inf))
     hot = shown & (~safe | (np.isfinite(scores) & (scores >= limit)))
     sunk = shown & (scores <= -limit)
     alive = shown & ~spoilt & ~hot & ~sunk
     spoilt_row, alive_row, shown_row = spoilt.any(-1), alive.any(-1), shown.any(-1)
-    free = hot.any(-1) | (~shown & ~(safe & (np.abs(scores) < limit) | (scores == -np.inf))).any(-1)
+    free = hot.any(-1) | (~shown & ~harmless).any(-1)
     free |= shown_row & ~alive_row & (sunk & np.isfinite(scores)).any(-1)
     free &= ~spoilt_row
     empty = ~shown_row
@@ -67,6 +70,18 @@ def classify_columns(rows, v):
     row = rows.kind[..., None]
     keep = (row == FIN) | (rows.empty[..., None] & (kind == ANY))
     return np.where(keep, kind, row)
+
+
+def classify_merge(m, l, acc, budget):
+    """Classes of (out, lse) of two merged states: NaN in a reference or denominator spoils the row, NaN in the numerator
+    of a state that is not empty its column; anything else that is not finite frees the element."""
+    spoilt = np.isnan(m[0]) | np.isnan(m[1]) | np.isnan(l[0]) | np.isnan(l[1])
+    kind = np.where(np.isfinite(budget), np.int8(FIN), np.int8(ANY))
+    for reference, numerator in zip(m, acc):
+        kind[np.isnan(numerator) & (reference > -np.inf)[..., None]] = NAN
+    kind[spoilt] = NAN
+    finite = np.isfinite(np.stack(np.broadcast_arrays(*m, *l))) | (np.stack(np.broadcast_arrays(*m, *l)) == -np.inf)
+    return kind, np.where(spoilt, np.int8(NAN), np.where(finite.all(0), np.int8(FIN), np.int8(ANY)))
 
 
 def without_special(x):
