@@ -53,7 +53,8 @@ class Result:
     __array_ufunc__ = None                     # numpy_array * result must come to us
 
     def __init__(self, value, exact, error, budget, *, ball: Callable | None, origin: tuple):
-        self.value, self.exact, self.error, self.budget = value, exact, error, budget
+        self.value, self.exact, self.error = value, exact, error
+        self.budget = np.where(np.isnan(budget), np.inf, budget)     # what was free (judged by class) stays free
         self.ball, self.origin = ball, origin
 
     @classmethod
@@ -123,6 +124,7 @@ class Result:
     def __rsub__(self, other) -> Result:
         return lift(other) + -self
 
+    @np.errstate(invalid="ignore", over="ignore")
     def __mul__(self, other) -> Result:
         other = lift(other)
         exact = self.exact * other.exact
@@ -143,6 +145,7 @@ class Result:
             raise ClaimError("a Result is divided by a Result: multiply out instead, quotients do not keep a budget")
         return self * (1.0 / to_numpy(other))
 
+    @np.errstate(invalid="ignore")
     def sum(self, dim: int | tuple[int, ...] | None = None) -> Result:
         """Sum over a dim, with the float64 rounding of the sum added to the budget."""
         count = self.value.size if dim is None else self.value.shape[dim] if isinstance(dim, int) else self.value.size
@@ -156,6 +159,7 @@ class Result:
         """Mean over a dim."""
         return self.sum(dim) / self.value.shape[dim]
 
+    @np.errstate(invalid="ignore")
     def __matmul__(self, other) -> Result:
         """Matrix product with a constant (a tensor known exactly), of shape (..., n, m)."""
         if isinstance(other, Result):
