@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from .memory import CONTIGUOUS, Laid, Placed, place, shares_memory
-from .numerics import SUPPORTED, Contract, contract_for, evaluate, violations
+from .numerics import NAN, SUPPORTED, Contract, contract_for, evaluate, violations
 from .operations import OPERATIONS, Operation, bind
 from .results import ClaimError, Result, difference, to_numpy
 from .subjects import Subject
@@ -161,7 +161,7 @@ class Implementation:
             used = violations(value, exact)
             flat = int(np.argmax(used)) if used.size else 0
             at = tuple(int(i) for i in np.unravel_index(flat, used.shape)) if used.size else ()
-            quantities.append(Quantity(exact.name, value, exact.value, exact.budget,
+            quantities.append(Quantity(exact.name, value, _expected(exact), exact.budget,
                                        float(used.flat[flat]) if used.size else 0.0, at, exact.kind))
             results[exact.name] = Result(value, exact.value, difference(value, exact.value), _budget(exact), ball=None,
                                          origin=("call", number, exact.name))
@@ -265,6 +265,11 @@ def _returned(operation: Operation, results: dict):
 def _budget(exact) -> np.ndarray:
     """The budget of a result; infinite where the element is judged by class, not by distance."""
     return exact.budget if exact.kind is None else np.where(exact.kind == 0, exact.budget, np.inf)
+
+
+def _expected(exact) -> np.ndarray:
+    """The exact value, NaN where the element must be NaN."""
+    return exact.value if exact.kind is None else np.where(exact.kind == NAN, np.nan, exact.value)
 
 
 def _finished(m: np.ndarray, l: np.ndarray, acc: np.ndarray) -> dict:                          # noqa: E741

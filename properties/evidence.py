@@ -27,6 +27,7 @@ from .script import reproduction
 from .strategies import Inputs
 from .trial import Call, Failure
 
+_SIGNS = {"=": "=", "<=": "<=", "==": "is bit for bit"}
 MOST_VALUES = 4096                # larger tensors are described, not written out
 
 
@@ -147,7 +148,7 @@ def counterexample(cell: Cell, failure: Failure) -> dict:
         "drawn": {name: encode(value) for name, value in failure.drawn.items()},
         "calls": [_call(i, call) for i, call in enumerate(failure.calls, 1)],
         "relation": relation and {
-            "text": f"left {relation.sign} right", "at": list(relation.at), "off_by": _numbers(relation.gap),
+            "text": f"{relation.left} {_SIGNS[relation.sign]} {relation.right}", "at": list(relation.at), "off_by": _numbers(relation.gap),
             "budget": _numbers(relation.allowed),
             "left": encode(relation.left.exact if cell.leg == "exact" else relation.left),
             "right": encode(relation.right.exact if cell.leg == "exact" else relation.right)},

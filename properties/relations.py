@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from .results import ClaimError, Result, difference, lift, to_numpy
-from .trial import LawFails, Raised, Relation, Unsupported, current
+from .trial import LawFails, Raised, Relation, Unsupported, current, of_budget
 
 STATISTICAL_ALPHA = 1e-13       # false-alarm probability of one statistical check
 
@@ -86,9 +86,8 @@ def _judge(trial, a: Result, b: Result, bad: np.ndarray, gap, allowed, sign: str
     if bad.any():
         left, right = (a.exact, b.exact) if trial.judge == "exact" else (a.value, b.value)
         where = f" at {at}" if at else ""
-        share = f": {100 * relation.gap / relation.allowed:.0f} %" if relation.allowed else ""
         budget = "; they must be the same" if sign == "==" else "" if not np.isfinite(relation.gap) else \
-            f": {relation.gap:.2g} apart, budget {relation.allowed:.2g}{share}"
+            f": {relation.gap:.2g} apart, {of_budget(relation.gap, relation.allowed)}"
         raise LawFails(f"left {sign} right fails{where}: {float(left[at]):.6g} and {float(right[at]):.6g}{budget}")
 
 

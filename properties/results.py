@@ -187,6 +187,22 @@ class Result:
     def __bool__(self):
         raise ClaimError("a Result has no truth value: compare with agree, exactly or at_most")
 
+    def __str__(self) -> str:
+        """How it was made, `r2.p[...].sum(-1)`: r2 is the second call of the example."""
+        how, *operands = self.origin
+        if how == "call":
+            return f"r{operands[0]}.{operands[1]}"
+        if how == "constant":
+            value = np.asarray(self.value)
+            return f"{float(value):g}" if value.size == 1 else f"constant{tuple(value.shape)}"
+        x, *rest = operands
+        if how == "[]":
+            return f"{x}[{_shown(rest[0])}]"
+        if how in ("+", "*", "@"):
+            other = rest[0] if isinstance(rest[0], Result) else "constant"
+            return f"-{x}" if how == "*" and str(other) == "-1" else f"({x} {how} {other})".replace("+ -", "- ")
+        return str(x) if how == "expand" else f"{x}.{how}({', '.join(map(str, rest))})"
+
     __lt__ = __le__ = __gt__ = __ge__ = lambda self, other: self.__bool__()
     __iter__ = None
     __hash__ = object.__hash__
@@ -197,6 +213,15 @@ def lift(x) -> Result:
     if not isinstance(x, (Result, torch.Tensor, np.ndarray, int, float, list)):
         raise ClaimError(f"{type(x).__name__} is neither a Result nor a number; of several results pick one (.out, .lse)")
     return x if isinstance(x, Result) else Result.constant(x)
+
+
+def _shown(key) -> str:
+    """An index as it is written; arrays of positions as dots."""
+    if isinstance(key, tuple):
+        return ", ".join(map(_shown, key))
+    if isinstance(key, slice):
+        return ":".join("" if part is None else str(part) for part in (key.start, key.stop))
+    return str(key) if isinstance(key, int) else "..."
 
 
 def _power_of_two(x: np.ndarray) -> np.ndarray:

@@ -88,8 +88,8 @@ def _call(number: int, call: Call, cell: Cell) -> list[str]:
 def _same_bits(failure: Failure) -> list[str]:
     relation = failure.relation
     left, right = float(relation.left.value[relation.at]), float(relation.right.value[relation.at])
-    return ["# Two of the results above must hold the same number and do not:",
-            f"# left {left!r} and right {right!r} at {relation.at}"]
+    return [f"# {relation.left} and {relation.right} must hold the same number at {relation.at}:",
+            f"# they hold {left!r} and {right!r}"]
 
 
 def _over_the_reals(cell: Cell, failure: Failure) -> str:

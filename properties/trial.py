@@ -73,8 +73,15 @@ def off_by(name: str, got, expected, budget, at: tuple[int, ...]) -> str:
     where = f" at {tuple(int(i) for i in at)}" if at else ""
     if not (np.isfinite(g) and np.isfinite(e)):
         return f"{name} is {g:.6g}{where}, expected {e:.6g}"
-    share = f": {100 * abs(g - e) / b:.0f} %" if b > 0 else ", where it must be exact"
-    return f"{name} is {g:.6g}{where}, expected {e:.6g}: off by {abs(g - e):.2g}, budget {b:.2g}{share}"
+    return f"{name} is {g:.6g}{where}, expected {e:.6g}: off by {abs(g - e):.2g}, {of_budget(abs(g - e), b)}"
+
+
+def of_budget(gap: float, budget: float) -> str:
+    """`budget 4.9e-4: 633 %`; in multiples where a percentage would be absurd."""
+    if budget == 0:
+        return "where it must be exact"
+    share = gap / budget
+    return f"budget {budget:.2g}: {100 * share:.0f} %" if share < 100 else f"budget {budget:.2g}: {share:.2g} times that"
 
 
 @dataclass(frozen=True)
