@@ -51,7 +51,7 @@ def classify_rows(scores, safe, shown, limit, *, harmless, empty_row):
     lse_kind = kind.copy()
     dead_row = shown_row & ~alive_row
     kind[dead_row], lse_kind[dead_row] = ZERO_OR_NAN, NONFINITE
-    kind[empty] = ZERO if empty_row == "zero" else NAN
+    kind[empty] = FIN if empty_row == "zero" else NAN  # value 0, budget 0
     lse_kind[empty] = FIN if empty_row == "zero" else NONFINITE
     kind[free] = lse_kind[free] = ANY
     kind[spoilt_row] = NAN

@@ -257,3 +257,19 @@ def softmax_rows(x, exp=torch.exp, factor=1.0):
     e = exp(x * factor - torch.where(m == -INF, 0.0, m) * factor)
     l = e.sum(-1, keepdim=True)
     return e / torch.where(l == 0, 1.0, l), (m + torch.log(l))[..., 0]
+
+
+def states(rng, dtype):
+    """Two online-softmax states with any reference m and any denominator l, some of them empty."""
+    accumulator = "float64" if dtype == "float64" else "float32"
+    size, width = float(rng.choice([1, 30, 1e4])), float(rng.choice([0.1, 5, 60]))
+    common = size * rng.standard_normal((2, 3))
+    result = []
+    for _ in range(2):
+        m = common + width * rng.standard_normal((2, 3))
+        l = 10.0 ** rng.uniform(*[(0, 2), (-20, 20), (-3, 3)][rng.integers(3)], m.shape)
+        acc = l[..., None] * rng.standard_normal((2, 3, 8)) * rng.choice([1, 1e-3, 100])
+        hidden = rng.random(m.shape) < rng.choice([0, 0.3])
+        m[hidden], l[hidden], acc[hidden] = -INF, 0, 0
+        result += [to_torch(x, accumulator) for x in (m, l, acc)]
+    return result

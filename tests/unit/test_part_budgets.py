@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 from properties.numerics import contract_for, evaluate
 from tests.unit.references import (CONVENTIONS, DTYPES, INF, SHAPES, draws, largest, merged_by_lse, numbers, rows, scores,
-                                   softmax_rows, textbook, to_torch, wide)
+                                   softmax_rows, states, textbook, to_torch, wide)
 
 
 def softmax_share(dtype, seed, rounds):
@@ -54,22 +54,6 @@ def softmax_backward_share(dtype, seed, rounds):
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_right_softmax_backward_is_within_its_budget(dtype):
     assert 0 < softmax_backward_share(dtype, 0, 200) < 1
-
-
-def states(rng, dtype):
-    """Two online-softmax states with any reference m and any denominator l, some of them empty."""
-    accumulator = "float64" if dtype == "float64" else "float32"
-    size, width = float(rng.choice([1, 30, 1e4])), float(rng.choice([0.1, 5, 60]))
-    common = size * rng.standard_normal((2, 3))
-    result = []
-    for _ in range(2):
-        m = common + width * rng.standard_normal((2, 3))
-        l = 10.0 ** rng.uniform(*[(0, 2), (-20, 20), (-3, 3)][rng.integers(3)], m.shape)
-        acc = l[..., None] * rng.standard_normal((2, 3, 8)) * rng.choice([1, 1e-3, 100])
-        hidden = rng.random(m.shape) < rng.choice([0, 0.3])
-        m[hidden], l[hidden], acc[hidden] = -INF, 0, 0
-        result += [to_torch(x, accumulator) for x in (m, l, acc)]
-    return result
 
 
 def merge_by_maximum(m1, l1, acc1, m2, l2, acc2, exp=torch.exp, factor=1.0):
