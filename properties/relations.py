@@ -96,7 +96,7 @@ def _confirmed(a: Result, b: Result, bad: np.ndarray, sign: str) -> np.ndarray:
     if not (a.ball and b.ball):
         return bad
     try:
-        left, right = a.ball(), b.ball()
+        left, right = np.asarray(a.ball(), object), np.asarray(b.ball(), object)
     except (ImportError, ArithmeticError, ValueError, NotImplementedError):
         return bad
     confirmed = np.zeros_like(bad)

@@ -194,7 +194,7 @@ class Result:
             return f"r{operands[0]}.{operands[1]}"
         if how == "constant":
             value = np.asarray(self.value)
-            return f"{float(value):g}" if value.size == 1 else f"constant{tuple(value.shape)}"
+            return f"{value.item():g}" if value.size == 1 else f"constant{tuple(value.shape)}"
         x, *rest = operands
         if how == "[]":
             return f"{x}[{_shown(rest[0])}]"
