@@ -12,7 +12,7 @@ INF = float("inf")
 
 def one_hot_at_the_maximum(x):
     """1 / k at each of the k maxima of a row, 0 elsewhere."""
-    top = x == x.amax(-1, keepdim=True)
+    top = (x == x.amax(-1, keepdim=True)).double()
     return top / top.sum(-1, keepdim=True)
 
 
