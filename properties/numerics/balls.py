@@ -11,16 +11,9 @@ import math
 
 import numpy as np
 
-from . import movement
+from . import ball_blocks, movement
+from .arbs import AVAILABLE, arb, array, balls_of, is_hidden, matmul, scale_of, softmax_rows
 from .attention import visible
-
-PRECISION = 128
-try:
-    from flint import arb, arb_mat, ctx
-    ctx.prec = PRECISION
-    AVAILABLE = True
-except ImportError:
-    AVAILABLE = False
 
 
 class NotEnclosed(ValueError):
@@ -37,69 +30,36 @@ def enclose(operation: str, arguments: dict, conventions: dict) -> tuple[np.ndar
         raise NotEnclosed("python-flint is not installed")
     if operation not in _OPERATIONS:
         raise NotEnclosed(f"no enclosure of {operation}; there are {', '.join(sorted(_OPERATIONS))}")
-    return _OPERATIONS[operation]({name: _ball_array(name, x) for name, x in arguments.items()}, conventions)
+    hidden = _MAY_BE_HIDDEN | ({"x"} if operation in ("softmax", "log_sum_exp") else set())
+    given = {name: _ball_array(name, x, name in hidden) for name, x in arguments.items()}
+    return _OPERATIONS[operation](given, conventions)
 
 
-_MAY_BE_HIDDEN = {"x", "scores", "bias", "m1", "m2", "lse1", "lse2", "lse", "out"}
-_NOT_NUMBERS = {"lens", "keep", "mask"}
-_UNREAD = {"k_cache", "v_cache"}
+_MAY_BE_HIDDEN = {"scores", "bias", "m1", "m2", "lse1", "lse2"}
+_NOT_NUMBERS = {"lens", "keep", "mask", "positions"}
+_UNREAD = {"k_cache", "v_cache", "out", "lse"}
 
 
-def _ball_array(name, x):
-    if not isinstance(x, np.ndarray) or x.dtype == object or x.dtype.kind in "bi" or name in _NOT_NUMBERS:
+def _ball_array(name, x, may_be_hidden):
+    if not isinstance(x, np.ndarray) or x.dtype.kind != "f" or name in _NOT_NUMBERS:
         return x
-    if name not in _UNREAD and (np.isnan(x).any() or (x == math.inf).any()
-                                or (name not in _MAY_BE_HIDDEN and not np.isfinite(x).all())):
+    legal = np.isfinite(x) | (x == -np.inf) if may_be_hidden else np.isfinite(x)
+    if name not in _UNREAD and not legal.all():
         raise NotEnclosed(f"{name} holds values that are not finite")
-    return _array(x.shape, [arb(float(value)) for value in x.flat])
-
-
-def _array(shape, items):
-    result = np.empty(len(items), dtype=object)
-    result[:] = items
-    return result.reshape(shape)
-
-
-def _hidden(x):
-    return x is None or (not x.is_finite() and x < 0)
-
-
-def _matmul(a, b):
-    """The product of two object matrices."""
-    left, right = (arb_mat(*x.shape, list(x.flat)) for x in (a, b))
-    return _array((a.shape[0], b.shape[1]), (left * right).entries())
-
-
-def _softmax_row(scores):
-    """(weights, lse) of a list of balls in which None, or -inf, marks a hidden key."""
-    seen = [x for x in scores if not _hidden(x)]
-    if not seen:
-        return [arb(0)] * len(scores), arb("-inf")
-    top = max(seen, key=lambda x: float(x.mid()))
-    terms = [arb(0) if _hidden(x) else (x - top).exp() for x in scores]
-    total = sum(terms, arb(0))
-    return [t / total for t in terms], top + total.log()
-
-
-def _softmax_rows(x):
-    """(weights, lse) over the last dim of an object array."""
-    rows = [_softmax_row(list(row)) for row in x.reshape(-1, x.shape[-1])] if x.size else []
-    if not rows:
-        return x.copy(), _array(x.shape[:-1], [arb("-inf")] * math.prod(x.shape[:-1]))
-    return (_array(x.shape, [w for weights, _ in rows for w in weights]), _array(x.shape[:-1], [lse for _, lse in rows]))
+    return balls_of(x)
 
 
 def _softmax(a, conventions):
-    return (_softmax_rows(a["x"])[0],)
+    return (softmax_rows(a["x"])[0],)
 
 
 def _masked_softmax(a, conventions):
     keep = np.broadcast_to(a["keep"], a["scores"].shape)
-    return (_softmax_rows(np.where(keep, a["scores"], arb("-inf")))[0],)
+    return (softmax_rows(np.where(keep, a["scores"], arb("-inf")))[0],)
 
 
 def _log_sum_exp(a, conventions):
-    return (_softmax_rows(a["x"])[1],)
+    return (softmax_rows(a["x"])[1],)
 
 
 def _softmax_backward(a, conventions):
@@ -111,7 +71,7 @@ def _merge_states(m, l, acc):
     shape = m[0].shape
     out, lse = np.empty(acc[0].shape, dtype=object), np.empty(shape, dtype=object)
     for at in np.ndindex(shape):
-        states = [(r[at], d[at], n[at]) for r, d, n in zip(m, l, acc) if not _hidden(r[at])]
+        states = [(r[at], d[at], n[at]) for r, d, n in zip(m, l, acc) if not is_hidden(r[at])]
         total = arb(0)
         if states:
             top = max((r for r, _, _ in states), key=lambda x: float(x.mid()))
@@ -130,15 +90,8 @@ def _merge(a, conventions):
 
 def _merge_lse(a, conventions):
     lse = a["lse1"], a["lse2"]
-    one = _array(lse[0].shape, [arb(1)] * lse[0].size)
+    one = array(lse[0].shape, [arb(1)] * lse[0].size)
     return _merge_states(lse, (one, one), (a["out1"], a["out2"]))
-
-
-def _scale(a):
-    d = a["q"].shape[-1]
-    if a.get("scale") is not None:
-        return arb(float(a["scale"]))
-    return arb(d).rsqrt() if d else arb(1)
 
 
 def _weights(a, conventions, keep=None):
@@ -151,10 +104,10 @@ def _weights(a, conventions, keep=None):
     bias = None if a.get("bias") is None else np.broadcast_to(a["bias"], (b, hq, lq, lk))
     S = np.empty((b, hq, lq, lk), dtype=object)
     for i, h in np.ndindex(b, hq):
-        S[i, h] = _matmul(q[i, h], k[i, h // group].T) * _scale(a) if lq and lk else arb(0)
+        S[i, h] = matmul(q[i, h], k[i, h // group].T) * scale_of(a) if lq and lk else arb(0)
         if bias is not None:
             S[i, h] = S[i, h] + bias[i, h]
-    return _softmax_rows(np.where(shown, S, arb("-inf")))
+    return softmax_rows(np.where(shown, S, arb("-inf")))
 
 
 def _attention(a, conventions, keep=None):
@@ -163,7 +116,7 @@ def _attention(a, conventions, keep=None):
     out = np.full((*P.shape[:3], v.shape[-1]), arb(0), dtype=object)
     for i, h in np.ndindex(P.shape[:2]):
         if P[i, h].size:
-            out[i, h] = _matmul(P[i, h], v[i, h * v.shape[1] // P.shape[1]])
+            out[i, h] = matmul(P[i, h], v[i, h * v.shape[1] // P.shape[1]])
     return out, lse
 
 
@@ -173,18 +126,18 @@ def _attention_weights(a, conventions):
 
 def _attention_backward(a, conventions):
     """The gradients themselves: out and lse are functions of q, k and v here, whatever was stored."""
-    q, k, v, dout, scale = a["q"], a["k"], a["v"], a["dout"], _scale(a)
+    q, k, v, dout, scale = a["q"], a["k"], a["v"], a["dout"], scale_of(a)
     P, _ = _weights(a, conventions)
     dq, dk, dv = (np.full(x.shape, arb(0), dtype=object) for x in (q, k, v))
     for i, h in np.ndindex(P.shape[:2]):
         g = h * k.shape[1] // q.shape[1]
         if not P[i, h].size:
             continue
-        dP = _matmul(dout[i, h], v[i, g].T)
+        dP = matmul(dout[i, h], v[i, g].T)
         dS = P[i, h] * (dP - (P[i, h] * dP).sum(-1, keepdims=True))
-        dq[i, h] = _matmul(dS, k[i, g]) * scale
-        dk[i, g] = dk[i, g] + _matmul(dS.T, q[i, h]) * scale
-        dv[i, g] = dv[i, g] + _matmul(P[i, h].T, dout[i, h])
+        dq[i, h] = matmul(dS, k[i, g]) * scale
+        dk[i, g] = dk[i, g] + matmul(dS.T, q[i, h]) * scale
+        dv[i, g] = dv[i, g] + matmul(P[i, h].T, dout[i, h])
     return dq, dk, dv
 
 
@@ -200,19 +153,11 @@ def _decode(a, conventions):
     return np.concatenate(out) if out else a["q"][..., :0], caches["k"], caches["v"]
 
 
-def _layer_norm(a, conventions):
-    x, n = a["x"], a["x"].shape[-1]
-    centred = x - x.sum(-1, keepdims=True) / arb(n)
-    variance = (centred * centred).sum(-1, keepdims=True) / arb(n)
-    rstd = _array(variance.shape, [(v + arb(float(a.get("eps", 1e-5)))).rsqrt() for v in variance.flat])
-    return (centred * rstd * a["weight"] + a["bias"],)
-
-
 def _moved(function):
     """A single exact quantity; masks become balls 0 and 1."""
     def moved(a, conventions):
         value = np.asarray(function(a, conventions))
-        return (value if value.dtype == object else _array(value.shape, [arb(int(x)) for x in value.flat]),)
+        return (value if value.dtype == object else array(value.shape, [arb(int(x)) for x in value.flat]),)
     return moved
 
 
@@ -228,7 +173,8 @@ _OPERATIONS = {
     "attention_backward": _attention_backward,
     "split_kv": _attention,
     "decode": _decode,
-    "layer_norm": _layer_norm,
+    "multi_head_attention": ball_blocks.multi_head_attention(_attention),
+    **ball_blocks.OPERATIONS,
     "repeat_kv": _moved(lambda a, v: movement.repeat_kv(a["x"], a["n_rep"])),
     "split_heads": _moved(lambda a, v: movement.split_heads(a["x"], a["h"])),
     "merge_heads": _moved(lambda a, v: movement.merge_heads(a["x"])),

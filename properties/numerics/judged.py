@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from . import backward, forward, layer_norm, movement, special
+from . import backward, blocks, forward, layer_norm, movement, special
 from . import softmax as weights
 from .classes import empty_kind, exactly, ordinary, rows_of_scores, spread, stored, weights_of_rows
 from .merge import merge, merge_lse
@@ -71,6 +71,12 @@ OPERATIONS = {
     "split_kv": forward.split_kv,
     "decode": forward.decode,
     "layer_norm": layer_norm.layer_norm,
+    "layer_norm_backward": layer_norm.layer_norm_backward,
+    "multi_head_attention": blocks.multi_head_attention,
+    "linear_attention": blocks.linear_attention,
+    "rope": blocks.rope,
+    "sinusoidal_positions": blocks.sinusoidal_positions,
+    "gelu": blocks.gelu,
     "repeat_kv": lambda a, c, v: exactly("y", movement.repeat_kv(a["x"], a["n_rep"])),
     "split_heads": lambda a, c, v: exactly("y", movement.split_heads(a["x"], a["h"])),
     "merge_heads": lambda a, c, v: exactly("y", movement.merge_heads(a["x"])),

@@ -61,3 +61,39 @@ def layer_norm(a, contract, conventions):
     shift = (np.abs(m.mean) + m.mean_error) * (m.rstd + m.rstd_error) * abs_weight
     budget = abs_weight * x_hat_error + gamma(3, c.u) * (terms + shift) + 3.0 * c.eta * (1.0 + abs_weight)
     return (stored("y", scaled + bias, budget, None, c),)
+
+
+def layer_norm_backward(a, contract, conventions):
+    """(dx, dw, db) with g = dy weight: dx = rstd (g - mean g - x_hat mean(g x_hat)), dw = sum dy x_hat, db = sum dy.
+
+    dx is also computed as rstd g + b x + c from the sums of g and g x (PyTorch), which rounds at the scale of |x| and the
+    mean rather than of the centred values; both are admitted. dw and db are summed over all rows.
+    """
+    c, x, weight, dy = contract, a["x"], a["weight"], a["dy"]
+    u, n, width = c.u, x.shape[-1], np.abs(x)
+    m = moments(x, a.get("eps", 1e-5), c)
+    x_hat, x_hat_error = normalised(m, u)
+    rstd_high, mean_high = m.rstd + m.rstd_error, np.abs(m.mean) + m.mean_error
+    g = dy * weight
+    abs_g, x_hat_high = np.abs(g) * (1.0 + u) + c.eta, np.abs(x_hat) + x_hat_error
+    g_error = u * np.abs(g) + c.eta
+    mean_g, mean_gx = g.mean(-1, keepdims=True), (g * x_hat).mean(-1, keepdims=True)
+    mean_g_error = (g_error + gamma(n + 1, u) * abs_g).mean(-1, keepdims=True)
+    mean_gx_error = (abs_g * x_hat_error + g_error * np.abs(x_hat)
+                     + gamma(n + 2, u) * abs_g * x_hat_high).mean(-1, keepdims=True)
+    terms = abs_g + np.abs(mean_g) + mean_g_error + x_hat_high * (np.abs(mean_gx) + mean_gx_error)
+    inner = g - mean_g - x_hat * mean_gx
+    inner_error = (g_error + mean_g_error + x_hat_error * np.abs(mean_gx) + x_hat_high * mean_gx_error + gamma(4, u) * terms)
+    dx_error = m.rstd_error * (np.abs(inner) + inner_error) + m.rstd * inner_error + gamma(2, u) * rstd_high * terms
+    sums = (abs_g * (width + mean_high)).mean(-1, keepdims=True) * rstd_high**3
+    from_sums = gamma(n + 8, u) * sums * (np.abs(m.centred) + m.centred_error) + gamma(6, u) * (
+        rstd_high * (abs_g + np.abs(mean_g)) + rstd_high**2 * np.abs(mean_gx) * (width + mean_high))
+    from_sums = from_sums + rstd_high**3 * m.mean_error * abs_g.mean(-1, keepdims=True) * (width + mean_high)
+    dx_error = dx_error + from_sums + 4.0 * c.eta * (1.0 + rstd_high)
+    rows = tuple(range(x.ndim - 1))
+    t = gamma(x[..., 0].size + 3, u)
+    dw, db = (dy * x_hat).sum(rows), dy.sum(rows)
+    dw_error = (np.abs(dy) * (x_hat_error + t * x_hat_high) + c.eta).sum(rows)
+    db_error = (t * np.abs(dy) + c.eta).sum(rows)
+    return (stored("dx", m.rstd * inner, dx_error, None, c), stored("dw", dw, dw_error, None, c),
+            stored("db", db, db_error, None, c))

@@ -103,6 +103,24 @@ def test_layer_norm():
         assert assert_enclosed("layer_norm", dict(x=x, weight=rng.standard_normal(n), bias=rng.standard_normal(n), eps=1e-5)) < 1
 
 
+def test_blocks_around_attention():
+    rng = np.random.default_rng(0)
+    normal = rng.standard_normal
+    for causal, heads, kv_heads in ((False, 2, 2), (True, 4, 2), (True, 3, 1)):
+        weights = dict(wq=normal((3, 2 * heads)), wk=normal((4, 2 * kv_heads)), wv=normal((4, 2 * kv_heads)), wo=normal((2 * heads, 3)))
+        mha = dict(x_q=normal((2, 3, 3)), x_kv=normal((2, 4, 4)), n_heads=heads, n_kv_heads=kv_heads, causal=causal, mask=None)
+        assert 0 < assert_enclosed("multi_head_attention", mha | weights) < 1
+        linear = dict(q=5 * normal((1, 2, 3, 2)), k=5 * normal((1, 2, 4, 2)), v=normal((1, 2, 4, 3)), causal=causal)
+        assert 0 < assert_enclosed("linear_attention", linear) < 1
+        x = 10 * normal((2, 3, 5)) + 50
+        assert 0 < assert_enclosed("layer_norm_backward", dict(x=x, weight=normal(5), dy=normal(x.shape), eps=1e-5)) < 1
+    for style in ("half", "interleaved"):
+        turned = dict(x=normal((2, 1, 3, 4)), positions=np.array([0, 7, 90000]), base=10000.0)
+        assert 0 < assert_enclosed("rope", turned, CONVENTIONS | {"rope": style}) < 1
+    assert 0 < assert_enclosed("sinusoidal_positions", dict(length=50, d=5)) < 1
+    assert 0 < assert_enclosed("gelu", {"x": np.array([0.0, 1.0, -1.0, 1e-30, -9.0, -30.0, 40.0, 1e4])}) < 1
+
+
 def test_movement():
     x = np.arange(12.0).reshape(1, 2, 3, 2)
     for operation, arguments in (("repeat_kv", dict(x=x, n_rep=2)), ("merge_heads", dict(x=x)), ("split_heads", dict(x=x[0], h=2)),
