@@ -20,6 +20,7 @@ from .trial import LawFails, Raised, Trial, Unfaithful, Unsupported, activate
 
 GREEN = ("holds", "refuted")
 RED = ("law fails", "unfaithful", "not refuted", "not proved", "crashed", "timed out", "error")
+WITHOUT_EXPLAIN = tuple(phase for phase in Phase if phase is not Phase.explain)    # its comments are shown nowhere
 SEARCH_FACTOR = 10                # a refuted claim's counterexample is looked for in ten times the examples
 
 
@@ -138,7 +139,8 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
     without = Trial(claim=outcome.trial.claim, dtype=outcome.trial.dtype, judge=outcome.trial.judge)
     impl = Implementation(column.subject, without.dtype, without) if claim.takes_implementation else None
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
-    _search(claim, without, impl, wider, condition=lambda **drawn: not _holds(claim.needs, drawn), derandomize=True, only_law=True)
+    _search(claim, without, impl, wider, condition=lambda **drawn: not _holds(claim.needs, drawn), derandomize=True,
+            only_law=True)
     if LawFails not in without.failures:
         return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but no counterexample "
                        f"without it among {without.examples} examples: is the condition needed?")
@@ -148,7 +150,7 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
 
 
 def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Callable | None = None,
-            derandomize: bool = False, phases=tuple(Phase), first: dict | None = None, only_law: bool = False,
+            derandomize: bool = False, phases=WITHOUT_EXPLAIN, first: dict | None = None, only_law: bool = False,
             after: Callable[[dict], None] | None = None) -> None:
     """Run the claim's examples into the trial.
 
