@@ -15,8 +15,8 @@ from .contracts import PRESETS, Contract, contract_for
 from .special import ANY, FIN, KIND_NAMES, NAN, NONFINITE, ZERO, ZERO_OR_NAN
 from . import judged
 
-__all__ = ["ANY", "Contract", "Exact", "FIN", "KIND_NAMES", "NAN", "NONFINITE", "PRESETS", "SUPPORTED", "ZERO", "ZERO_OR_NAN",
-           "contract_for", "evaluate", "violations"]
+__all__ = ["ANY", "Contract", "Exact", "FIN", "KIND_NAMES", "NAN", "NONFINITE", "PRESETS", "SUPPORTED", "ZERO",
+           "ZERO_OR_NAN", "contract_for", "evaluate", "violations"]
 
 SUPPORTED = frozenset(judged.OPERATIONS)
 
@@ -60,7 +60,7 @@ def _exact(name, value, budget, kind, slack):
 
 
 def violations(got, exact: Exact) -> np.ndarray:
-    """|got - value| / budget elementwise: at most 1 is right; inf for a wrong class, or an error where the budget is 0."""
+    """|got - value| / budget elementwise: right up to 1; inf for a wrong class, or an error where the budget is 0."""
     got = np.asarray(got, dtype=np.float64)
     with np.errstate(all="ignore"):
         used = np.abs(got - exact.value) / exact.budget

@@ -1,7 +1,7 @@
 """Attention: exact values of the output and of lse, and how far roundings may move them.
 
-Shapes: q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv); query head h reads KV head h // (Hq // Hkv), so queries are
-regrouped as rows of their KV head, (B, Hkv, group * Lq, D), and every formula is about rows.
+Shapes: q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv); query head h reads KV head h // (Hq // Hkv), so
+queries are regrouped as rows of their KV head, (B, Hkv, group * Lq, D), and every formula is about rows.
 """
 
 from typing import NamedTuple
@@ -11,7 +11,7 @@ import numpy as np
 from . import movement
 from .rounding import SMALLEST_SUBNORMAL, gamma, is_power_of_four, last_bit, product_factor, significant_digits
 from .rounding import sums_exactly, underflow_of_product
-from .softmax import lse_of, stored, weights_of
+from .softmax import lse_of, weights_of
 
 WILD_EPS = 40.0  # scores this uncertain carry no information: only the convex hull of the values is left
 CHUNK = 1 << 16  # numbers in flight in the contraction over (rows, keys, columns): what fits in the cache
@@ -115,7 +115,7 @@ def _stored_scores(S, dot, E, scale, c):
 
 
 def deviation(W, v, O):
-    """sum_j W_ij |v_j - O_i|, (..., rows, dv): the softmax Jacobian annihilates constants, and so must a tight budget."""
+    """sum_j W_ij |v_j - O_i|, (..., rows, dv): softmax does not see constants, and neither does a tight budget."""
     rows, n = W.shape[-2:]
     dv = v.shape[-1]
     values = v[..., None, :, :]
@@ -158,16 +158,16 @@ class Attended(NamedTuple):
 def attend(scores, v, contract, *, splits=None, v_error=None):
     """O = softmax(S) v and the bound of its error.
 
-    The numerator is `sum_j P_j (1 + rho_j)(1 + theta_j) v_j`, the denominator `sum_j P_j (1 + rho_j)(1 + phi_j)` with one
-    and the same rho_j in both, `|rho_j| <= r_j = exp(eps_j) - 1`, `|theta_j| <= t_N`, `|phi_j| <= t_D`. Hence
+    The numerator is `sum_j P_j (1 + rho_j)(1 + theta_j) v_j`, the denominator `sum_j P_j (1 + rho_j)(1 + phi_j)` with
+    one and the same rho_j in both, `|rho_j| <= r_j = exp(eps_j) - 1`, `|theta_j| <= t_N`, `|phi_j| <= t_D`. Hence
 
         |O^ - O| <= (sum_j P_j r_j |v_j - O| + (t_N sum_j P_j e^eps_j |v_j|) + t_D |O| sum_j P_j e^eps_j + underflow)
                     / ((1 - t_D) sum_j P_j e^-eps_j)
 
-    The weights of a correct implementation are >= 0 and normalised whatever the errors of the scores are, so the result is
-    also within the convex hull of the visible values (up to t_N, t_D), which takes over where scores carry no information.
-    Partial results that are merged with exp(lse_i - lse) `splits` times are not normalised again: `|lse| u` joins t_N.
-    `v_error` bounds errors that v already carries.
+    The weights of a correct implementation are >= 0 and normalised whatever the errors of the scores are, so the
+    result is also within the convex hull of the visible values (up to t_N, t_D), which takes over where scores carry
+    no information. Partial results that are merged with exp(lse_i - lse) `splits` times are not normalised again:
+    `|lse| u` joins t_N. `v_error` bounds errors that v already carries.
     """
     c = contract
     S, E, _ = scores

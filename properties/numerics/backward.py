@@ -35,17 +35,20 @@ def attention_backward(a, contract, conventions):
     """(dq, dk, dv) of out = softmax(scale q k^T) v for the gradient dout of out.
 
     With P the weights, dP = dout v^T, delta_i = sum_d dout_id out_id and dS = P (dP - delta): dq = scale dS k,
-    dk = scale dS^T q, dv = P^T dout. The budget admits both ways to P, exp(S - lse) with the stored lse (FlashAttention)
-    and the stored weights (eager), and both ways to delta, from the stored out and from sum_j P_j dP_j. The out and lse
-    that were received may be off by more than a forward pass may be: their real deviation counts then, as it is not the
-    backward pass that is to blame. Query heads of one KV head may each store their share of dk and dv before the sum.
+    dk = scale dS^T q, dv = P^T dout. The budget admits both ways to P, exp(S - lse) with the stored lse
+    (FlashAttention) and the stored weights (eager), and both ways to delta, from the stored out and from sum_j P_j
+    dP_j. The out and lse that were received may be off by more than a forward pass may be: their real deviation
+    counts then, as it is not the backward pass that is to blame. Query heads of one KV head may each store their
+    share of dk and dv before the sum.
     """
     c = contract
     q, dout = a["q"], a["dout"]
     n_kv_heads, group = a["k"].shape[1], q.shape[1] // max(a["k"].shape[1], 1)
     k, v = repeat_kv(a["k"], group), repeat_kv(a["v"], group)
     scale = default_scale(a.get("scale"), q.shape[-1])
-    keep = visible(q.shape[-2], k.shape[-2], causal=a.get("causal", False), mask=a.get("mask"), alignment=conventions["causal"])
+    keep = visible(
+        q.shape[-2], k.shape[-2], causal=a.get("causal", False), mask=a.get("mask"), alignment=conventions["causal"]
+    )
     scores = scores_of(q, k, scale, c, keep=keep)
     found = attend(scores, v, c)
     w = found.weights
@@ -62,7 +65,9 @@ def attention_backward(a, contract, conventions):
     dS_error = (P + P_error) * X_error + P_error * np.abs(X)
     dS_error = dS_error + gamma(4, c.u) * (np.abs(dS) + dS_error) + c.eta
     if c.probs:
-        dS_error = dS_error + gamma(2, c.roundoff(c.probs)) * (np.abs(dS) + dS_error) + 2.0 * SMALLEST_SUBNORMAL[c.probs]
+        dS_error = (
+            dS_error + gamma(2, c.roundoff(c.probs)) * (np.abs(dS) + dS_error) + 2.0 * SMALLEST_SUBNORMAL[c.probs]
+        )
     if w.hidden is not None:
         dS_error = np.where(w.hidden, 0.0, dS_error)
     dq = _gradient(dS, dS_error, k, scale, c)
@@ -70,11 +75,13 @@ def attention_backward(a, contract, conventions):
     PT = P.swapaxes(-1, -2)
     dv = PT @ dout, product_budget(PT, dout, c, extra=4, a_error=P_error.swapaxes(-1, -2))
     results = [("dq", *dq), ("dk", *_over_group(*dk, n_kv_heads, c)), ("dv", *_over_group(*dv, n_kv_heads, c))]
-    usual = (scores.raw.max(initial=0.0) * max(1.0, abs(scale)) < c.score_limit
-             and all(np.abs(x).max(initial=0.0) < 0.25 * LARGEST[c.acc] for x in (q, k, v, dout))
-             and reach.max(initial=0.0) < c.score_limit
-             and (np.abs(dS) + dS_error).max(initial=0.0) < LARGEST[c.probs or c.acc]
-             and all(np.abs(x).max(initial=0.0) < c.score_limit * min(1.0, abs(scale)) or scale == 0.0 for x, _ in (dq, dk)))
+    usual = (
+        scores.raw.max(initial=0.0) * max(1.0, abs(scale)) < c.score_limit
+        and all(np.abs(x).max(initial=0.0) < 0.25 * LARGEST[c.acc] for x in (q, k, v, dout))
+        and reach.max(initial=0.0) < c.score_limit
+        and (np.abs(dS) + dS_error).max(initial=0.0) < LARGEST[c.probs or c.acc]
+        and all(np.abs(x).max(initial=0.0) < c.score_limit * min(1.0, abs(scale)) or scale == 0.0 for x, _ in (dq, dk))
+    )
     free = not usual or (w.empty is not None and conventions["empty_row"] == "nan")
     return tuple(stored(name, value, budget, np.full(value.shape, special.ANY, np.int8) if free else None, c)
                  for name, value, budget in results)

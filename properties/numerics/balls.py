@@ -1,13 +1,11 @@
 """Exact values as rigorous enclosures, in ball arithmetic (Arb, through python-flint), at 128 bits.
 
 `enclose` gives the judged quantities of `evaluate`, each element a ball that contains the real number. It re-judges
-failures: what a ball confirms cannot be an artefact of float64. It is a hundred times slower than `evaluate`, and written
-to be read. Without python-flint the module imports all the same and `AVAILABLE` is False. With it, importing this module
-sets the working precision of python-flint for the process, since sums and products that callers form of the balls round
-at that precision.
+failures: what a ball confirms cannot be an artefact of float64. It is a hundred times slower than `evaluate`, and
+written to be read. Without python-flint the module imports all the same and `AVAILABLE` is False. With it, importing
+this module sets the working precision of python-flint for the process, since sums and products that callers form of
+the balls round at that precision.
 """
-
-import math
 
 import numpy as np
 
@@ -23,8 +21,9 @@ class NotEnclosed(ValueError):
 def enclose(operation: str, arguments: dict, conventions: dict) -> tuple[np.ndarray, ...]:
     """Balls that contain the exact judged quantities of `operation`, as object arrays of `flint.arb`.
 
-    `arguments` and `conventions` are those of `evaluate`; arrays may also be object arrays of balls already. -inf is legal
-    where it means "no key" (scores, bias, m, lse). Raises NotEnclosed for NaN, +inf and operations without an enclosure.
+    `arguments` and `conventions` are those of `evaluate`; arrays may also be object arrays of balls already. -inf is
+    legal where it means "no key" (scores, bias, m, lse). Raises NotEnclosed for NaN, +inf and operations without an
+    enclosure.
     """
     if not AVAILABLE:
         raise NotEnclosed("python-flint is not installed")
@@ -147,9 +146,11 @@ def _decode(a, conventions):
         cache = caches[name] = a[f"{name}_cache"].copy()
         for b, length in enumerate(lens):
             cache[b, :, length:length + steps] = a[f"{name}_new"][b]
-    out = [_attention({"q": a["q"][b:b + 1], "k": caches["k"][b:b + 1, :, :n + steps], "v": caches["v"][b:b + 1, :, :n + steps],
-                       "scale": a.get("scale")}, conventions, movement.causal_mask(steps, int(n) + steps))[0]
-           for b, n in enumerate(lens)]
+    out = []
+    for b, length in enumerate(lens):
+        read = {name: cache[b:b + 1, :, :length + steps] for name, cache in caches.items()}
+        keep = movement.causal_mask(steps, int(length) + steps)
+        out.append(_attention(read | {"q": a["q"][b:b + 1], "scale": a.get("scale")}, conventions, keep)[0])
     return np.concatenate(out) if out else a["q"][..., :0], caches["k"], caches["v"]
 
 
@@ -179,6 +180,8 @@ _OPERATIONS = {
     "split_heads": _moved(lambda a, v: movement.split_heads(a["x"], a["h"])),
     "merge_heads": _moved(lambda a, v: movement.merge_heads(a["x"])),
     "causal_mask": _moved(lambda a, v: movement.causal_mask(a["lq"], a["lk"], v["causal"])),
-    "sliding_window_mask": _moved(lambda a, v: movement.sliding_window_mask(a["lq"], a["lk"], a["window"], v["causal"])),
+    "sliding_window_mask": _moved(
+        lambda a, v: movement.sliding_window_mask(a["lq"], a["lk"], a["window"], v["causal"])
+    ),
     "padding_mask": _moved(lambda a, v: movement.padding_mask(a["lens"], a["lk"])),
 }

@@ -24,7 +24,9 @@ def multi_head_attention(a, contract, conventions):
         tuple(movement.split_heads(part, heads) for part in _projected(a[x], a[w], c))
         for x, w, heads in (("x_q", "wq", n_heads), ("x_kv", "wk", n_kv_heads), ("x_kv", "wv", n_kv_heads)))
     shape, scale = q.shape[:-1] + k.shape[-2:-1], default_scale(None, q.shape[-1])
-    keep = visible(q.shape[-2], k.shape[-2], causal=a.get("causal", False), mask=a.get("mask"), alignment=conventions["causal"])
+    keep = visible(
+        q.shape[-2], k.shape[-2], causal=a.get("causal", False), mask=a.get("mask"), alignment=conventions["causal"]
+    )
     scores = scores_of(grouped(q, n_kv_heads), k, scale, c, keep=grouped_pairs(keep, shape, n_kv_heads),
                        q_error=grouped(q_error, n_kv_heads), k_error=k_error)
     found = attend(scores, v, c, v_error=v_error)
@@ -33,7 +35,10 @@ def multi_head_attention(a, contract, conventions):
     O_error = O_error + c.roundoff(c.out) * (np.abs(O) + O_error) + c.out_floor
     heads, heads_error = movement.merge_heads(O), movement.merge_heads(O_error)
     budget = product_budget(heads, a["wo"], c, a_error=heads_error)
-    usual = (max(np.abs(x).max(initial=0.0) for x in (q, k, v)) < LARGEST[c.out] and scores.raw.max(initial=0.0) < c.score_limit)
+    usual = (
+        max(np.abs(x).max(initial=0.0) for x in (q, k, v)) < LARGEST[c.out]
+        and scores.raw.max(initial=0.0) < c.score_limit
+    )
     free = not usual or (found.weights.empty is not None and conventions["empty_row"] == "nan")
     value = heads @ a["wo"]
     return (stored("y", value, budget, np.full(value.shape, special.ANY, np.int8) if free else None, c),)
@@ -76,8 +81,8 @@ def linear_attention(a, contract, conventions):
 
 
 def _rotation(positions, wavelengths, c):
-    """cos, sin of positions * wavelengths and their error: the angle in the accumulator, exponent, power and product each
-    rounded, then cos and sin, which may be stored in the type of the weights."""
+    """cos, sin of positions * wavelengths and their error: the angle in the accumulator, exponent, power and product
+    each rounded, then cos and sin, which may be stored in the type of the weights."""
     angle = positions[..., None] * wavelengths
     powers = np.abs(np.log(wavelengths))
     error = np.abs(angle) * c.u * (8.0 + 4.0 * powers) + 4.0 * c.u
@@ -108,7 +113,9 @@ def sinusoidal_positions(a, contract, conventions):
     """(y,): sin(pos / 10000^(2i/d)) in column 2i, cos in 2i + 1."""
     length, d = a["length"], a["d"]
     columns = np.arange(d)
-    cos, sin, error = _rotation(np.arange(length, dtype=np.float64), 10000.0 ** (-2.0 * (columns // 2) / max(d, 1)), contract)
+    cos, sin, error = _rotation(
+        np.arange(length, dtype=np.float64), 10000.0 ** (-2.0 * (columns // 2) / max(d, 1)), contract
+    )
     return (stored("y", np.where(columns % 2 == 0, sin, cos), error, None, contract),)
 
 
@@ -116,7 +123,7 @@ _erfc = np.vectorize(math.erfc, otypes=[np.float64])
 
 
 def gelu(a, contract, conventions):
-    """(y,): x Phi(x), Phi the normal distribution function; 1 + erf cancels in the tail and rounds at the scale of 1."""
+    """(y,): x Phi(x), Phi the normal distribution function; 1 + erf rounds at the scale of 1, in the tail too."""
     c, x = contract, a["x"]
     value = 0.5 * x * (_erfc(-x * math.sqrt(0.5)) if x.size else x)
     density = np.exp(-0.5 * np.minimum(x * x, 1400.0))

@@ -42,7 +42,9 @@ def _special_scores(q, k, scale, keep, bias, contract, conventions):
     if bias is not None:
         S = np.where(np.isfinite(bias), S, S + bias)
         shown = shown & (bias != -np.inf)
-    rows = special.classify_rows(S, safe, shown, contract.score_limit, harmless=harmless, empty_row=conventions["empty_row"])
+    rows = special.classify_rows(
+        S, safe, shown, contract.score_limit, harmless=harmless, empty_row=conventions["empty_row"]
+    )
     return rows, Scores(rows.S, clean.E, clean.raw)
 
 

@@ -25,8 +25,8 @@ def _softmax(a, contract, conventions):
 def _masked_softmax(a, contract, conventions):
     x, keep = a["scores"], np.asarray(a["keep"], dtype=bool)
     S = np.where(keep, x, -np.inf)
-    if not ordinary(np.where(keep | (x == -np.inf), 0.0, x), contract):  # hidden content that an additive mask would not hide
-        S = np.full(S.shape, np.nan)
+    if not ordinary(np.where(keep | (x == -np.inf), 0.0, x), contract):
+        S = np.full(S.shape, np.nan)  # hidden content that adding -inf would not hide: sorted into classes below
     return _softmax_of("p", x, S, keep & (x != -np.inf), contract, conventions)
 
 

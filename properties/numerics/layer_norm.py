@@ -66,8 +66,8 @@ def layer_norm(a, contract, conventions):
 def layer_norm_backward(a, contract, conventions):
     """(dx, dw, db) with g = dy weight: dx = rstd (g - mean g - x_hat mean(g x_hat)), dw = sum dy x_hat, db = sum dy.
 
-    dx is also computed as rstd g + b x + c from the sums of g and g x (PyTorch), which rounds at the scale of |x| and the
-    mean rather than of the centred values; both are admitted. dw and db are summed over all rows.
+    dx is also computed as rstd g + b x + c from the sums of g and g x (PyTorch), which rounds at the scale of |x| and
+    the mean rather than of the centred values; both are admitted. dw and db are summed over all rows.
     """
     c, x, weight, dy = contract, a["x"], a["weight"], a["dy"]
     u, n, width = c.u, x.shape[-1], np.abs(x)
@@ -83,7 +83,9 @@ def layer_norm_backward(a, contract, conventions):
                      + gamma(n + 2, u) * abs_g * x_hat_high).mean(-1, keepdims=True)
     terms = abs_g + np.abs(mean_g) + mean_g_error + x_hat_high * (np.abs(mean_gx) + mean_gx_error)
     inner = g - mean_g - x_hat * mean_gx
-    inner_error = (g_error + mean_g_error + x_hat_error * np.abs(mean_gx) + x_hat_high * mean_gx_error + gamma(4, u) * terms)
+    inner_error = (
+        g_error + mean_g_error + x_hat_error * np.abs(mean_gx) + x_hat_high * mean_gx_error + gamma(4, u) * terms
+    )
     dx_error = m.rstd_error * (np.abs(inner) + inner_error) + m.rstd * inner_error + gamma(2, u) * rstd_high * terms
     sums = (abs_g * (width + mean_high)).mean(-1, keepdims=True) * rstd_high**3
     from_sums = gamma(n + 8, u) * sums * (np.abs(m.centred) + m.centred_error) + gamma(6, u) * (

@@ -5,23 +5,24 @@ import numpy as np
 from .rounding import gamma
 
 
-def merge(m, l, acc, contract, *, scale_error=0.0):
+def merge(m, l, acc, contract):
     """out = acc / l and lse = m + log l of two merged states and their budgets.
 
     m, l are pairs (first, second) of arrays (...,), acc a pair of arrays (..., d); l >= 0, m is any finite reference or
-    -inf for the empty state. With M = max(m_1, m_2) the merged state is N = sum_i w_i acc_i and L = sum_i w_i l_i, where
-    w_i = exp(m_i - M): attention over two "keys" of weights w_i l_i whose numerators are w_i acc_i. The computed factor is
-    common to both, w_i exp(eta_i) with `|eta_i| <= u (exp_c + exp_x |m_i - M| + exp_m (|m_i| + |M|))`; every product and
-    sum adds one rounding, so t = gamma_2. From `sum_i w_i (acc_i - O l_i) = 0` follows
+    -inf for the empty state. With M = max(m_1, m_2) the merged state is N = sum_i w_i acc_i and L = sum_i w_i l_i,
+    where w_i = exp(m_i - M): attention over two "keys" of weights w_i l_i whose numerators are w_i acc_i. The
+    computed factor is common to both, w_i exp(eta_i) with `|eta_i| <= u (exp_c + exp_x |m_i - M| + exp_m (|m_i| +
+    |M|))`; every product and sum adds one rounding, so t = gamma_2. From `sum_i w_i (acc_i - O l_i) = 0` follows
 
         N^ - O L^ = sum_i w_i (e^eta_i - 1)(acc_i - O l_i) + sum_i w_i e^eta_i (theta_i acc_i - phi_i O l_i)
 
-    and hence `|out^ - O| <= (sum_i w_i (e^|eta_i| - 1)|acc_i - O l_i| + t sum_i w_i e^|eta_i| (|acc_i| + |O| l_i) + underflow)
-    / (sum_i w_i e^-|eta_i| l_i (1 - t) - underflow)`, and `|lse^ - lse|` is at most the logarithm of the spread of L^.
-    The result's own m and l are free as long as out and lse are right. Returns (out, budget, lse, budget, empty).
+    and hence `|out^ - O| <= (sum_i w_i (e^|eta_i| - 1)|acc_i - O l_i| + t sum_i w_i e^|eta_i| (|acc_i| + |O| l_i) +
+    underflow) / (sum_i w_i e^-|eta_i| l_i (1 - t) - underflow)`, and `|lse^ - lse|` is at most the logarithm of the
+    spread of L^. The result's own m and l are free as long as out and lse are right. Returns (out, budget, lse,
+    budget, empty).
     """
     c = contract
-    m, l, acc = np.stack(np.broadcast_arrays(*m)), np.stack(np.broadcast_arrays(*l)), np.stack(np.broadcast_arrays(*acc))
+    m, l, acc = (np.stack(np.broadcast_arrays(*pair)) for pair in (m, l, acc))
     M = m.max(0)
     empty = M == -np.inf
     M = np.where(empty, 0.0, M)
@@ -31,7 +32,7 @@ def merge(m, l, acc, contract, *, scale_error=0.0):
     gap[absent] = 0.0
     abs_m = np.abs(m)
     abs_m[absent] = 0.0
-    eta = c.u * (c.exp_c + c.exp_x * gap + c.exp_m * (abs_m + np.abs(M))) + scale_error
+    eta = c.u * (c.exp_c + c.exp_x * gap + c.exp_m * (abs_m + np.abs(M)))
     eta[absent] = 0.0
     t = gamma(2 + c.div_c, c.u)
     mass = w * l
@@ -66,9 +67,9 @@ def merge_lse(out, lse, contract):
 
     Three formulas are in use. Renormalised weights are the merge of such states. Weights exp(lse_i - lse) that are not
     normalised again carry the error of lse itself, `sum_i w_i (exp(eta_i + E_lse) - 1)|out_i|`. And
-    `out_1 - sigmoid(lse_2 - lse_1)(out_1 - out_2)` and `lse_1 - log sigmoid(lse_1 - lse_2)` (ring attention) round at the
-    scale of the larger output and of |lse_1 - lse_2|. The budget is the sum of what the three need.
-    Returns (out, budget, lse, budget, empty).
+    `out_1 - sigmoid(lse_2 - lse_1)(out_1 - out_2)` and `lse_1 - log sigmoid(lse_1 - lse_2)` (ring attention) round at
+    the scale of the larger output and of |lse_1 - lse_2|. The budget is the sum of what the three need. Returns (out,
+    budget, lse, budget, empty).
     """
     c = contract
     apart = np.abs(lse[0] - lse[1])

@@ -1,8 +1,8 @@
 """Rounding errors of sums and products: the atoms of every budget.
 
-Floating-point formats are named as torch names them. Every bound keeps all products `(1 + delta)`; nothing is first order,
-so a bound stays true when it is no longer small. Notation follows N. J. Higham, "Accuracy and Stability of Numerical
-Algorithms" (ASNA), chapters 2 and 3.
+Floating-point formats are named as torch names them. Every bound keeps all products `(1 + delta)`; nothing is first
+order, so a bound stays true when it is no longer small. Notation follows N. J. Higham, "Accuracy and Stability of
+Numerical Algorithms" (ASNA), chapters 2 and 3.
 """
 
 import math
@@ -48,10 +48,11 @@ def is_power_of_four(scale):
 def sums_exactly(a, b, magnitude, contract, scale=1.0):
     """Where the matrix product a @ b is free of rounding in any order of summation, with or without FMA.
 
-    If every product in a row-by-column sum is a multiple of one quantum g, the product of the least last bits of the row
-    and of the column, and `magnitude = |a| @ |b| < g 2^p`, then every partial sum is a multiple of g below 2^p g, hence
-    representable. A truncating tensor core needs one digit more. Operands that are rounded on the way in (tf32) must
-    survive that, and neither operands nor quantum, also after scaling, may fall into the range that is flushed to 0.
+    If every product in a row-by-column sum is a multiple of one quantum g, the product of the least last bits of the
+    row and of the column, and `magnitude = |a| @ |b| < g 2^p`, then every partial sum is a multiple of g below 2^p g,
+    hence representable. A truncating tensor core needs one digit more. Operands that are rounded on the way in (tf32)
+    must survive that, and neither operands nor quantum, also after scaling, may fall into the range that is flushed
+    to 0.
     """
     bit_a, bit_b = last_bit(a).min(-1, initial=np.inf), last_bit(b).min(-2, initial=np.inf)
     quantum = bit_a[..., :, None] * bit_b[..., None, :]
@@ -67,7 +68,8 @@ def sums_exactly(a, b, magnitude, contract, scale=1.0):
 
 
 def product_factor(terms, contract):
-    """The relative error of a sum of `terms` products against the sum of their magnitudes, operand rounding included."""
+    """The relative error of a sum of `terms` products against the sum of their magnitudes, operand rounding
+    included."""
     return (1.0 + contract.u_in) ** 2 * (1.0 + gamma(contract.mm * terms, contract.u)) - 1.0
 
 

@@ -1,11 +1,11 @@
 """Softmax and log-sum-exp of scores that carry errors: the weights, their budgets, and those of lse.
 
 Scores are float64 arrays (..., n); -inf marks a hidden key. A score that is computed with error at most E and then goes
-through exp gives a weight `p^_j = p_j exp(rho_j)` up to a factor common to the row, `|rho_j| <= eps_j`. The common factor
-(a wrong maximum, a wrong shift) cancels between numerator and denominator, and that is why the budgets are tight.
-Online softmax has the same formula: its correction factors exp(m_old - m_new) have arguments of one sign that telescope to
-S_j - M, so T merges cost T exponentials and T more roundings in the sums. Compare Blanchard, Higham & Higham, "Accurately
-computing the log-sum-exp and softmax functions" (2021), for the textbook algorithm.
+through exp gives a weight `p^_j = p_j exp(rho_j)` up to a factor common to the row, `|rho_j| <= eps_j`. The common
+factor (a wrong maximum, a wrong shift) cancels between numerator and denominator, and that is why the budgets are
+tight. Online softmax has the same formula: its correction factors exp(m_old - m_new) have arguments of one sign that
+telescope to S_j - M, so T merges cost T exponentials and T more roundings in the sums. Compare Blanchard, Higham &
+Higham, "Accurately computing the log-sum-exp and softmax functions" (2021), for the textbook algorithm.
 """
 
 from typing import NamedTuple
@@ -69,8 +69,8 @@ def probability_budget(w, contract):
     """The bound of `|p^_j - p_j|` for normalised weights in the accumulator.
 
     p_j moves by its own factor exp(+-eps_j) and the denominator by those of all keys, its own among them:
-    `p_j (exp(eps_j) (1 + t) / ((sum_k p_k exp(-eps_k) - p_j exp(-eps_j) + p_j exp(eps_j)) (1 - t_D)) - 1)` above, and the
-    mirror image below; t is the error of the division and t_D that of the sum.
+    `p_j (exp(eps_j) (1 + t) / ((sum_k p_k exp(-eps_k) - p_j exp(-eps_j) + p_j exp(eps_j)) (1 - t_D)) - 1)` above, and
+    the mirror image below; t is the error of the division and t_D that of the sum.
     """
     c = contract
     n = w.P.shape[-1]
@@ -102,15 +102,17 @@ def stored(value, budget, contract):
 def softmax(S, contract, E=0.0):
     """(P, budget, Weights): weights of scores S stored in the output's format; a hidden key has weight exactly 0."""
     w = weights_of(S, E, contract)
-    budget = np.minimum(stored(w.P, probability_budget(w, contract), contract), 1.0 + 2.0 * contract.roundoff(contract.out))
+    budget = np.minimum(
+        stored(w.P, probability_budget(w, contract), contract), 1.0 + 2.0 * contract.roundoff(contract.out)
+    )
     return w.P, budget, w
 
 
 def lse_of(w, contract):
     """log sum exp of the scores behind w and its budget, both (..., 1); -inf and 0 for an empty row.
 
-    The sum moves by `sum_j p_j exp(+-eps_j)`, never more than by exp(max eps); the rest are the roundings of the sum, of
-    the logarithm and of M + log D.
+    The sum moves by `sum_j p_j exp(+-eps_j)`, never more than by exp(max eps); the rest are the roundings of the sum,
+    of the logarithm and of M + log D.
     """
     c = contract
     n = w.P.shape[-1]

@@ -73,8 +73,8 @@ def classify_columns(rows, v):
 
 
 def classify_merge(m, l, acc, budget):
-    """Classes of (out, lse) of two merged states: NaN in a reference or denominator spoils the row, NaN in the numerator
-    of a state that is not empty its column; anything else that is not finite frees the element."""
+    """Classes of (out, lse) of two merged states: NaN in a reference or denominator spoils the row, NaN in the
+    numerator of a state that is not empty its column; anything else that is not finite frees the element."""
     spoilt = np.isnan(m[0]) | np.isnan(m[1]) | np.isnan(l[0]) | np.isnan(l[1])
     kind = np.where(np.isfinite(budget), np.int8(FIN), np.int8(ANY))
     for reference, numerator in zip(m, acc):

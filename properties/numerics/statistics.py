@@ -1,8 +1,8 @@
 """Statistical claims with proved error probabilities: exact designs first, exact p-values where chance is the subject.
 
-A p-value here obeys P(p <= alpha) <= alpha under the claim, for every alpha and every sample size; none rests on a normal
-approximation. `FALSE_ALARM` is the alpha of one check. Seeds are hashed from the parameters of an example, so that a search
-that varies the example cannot look for an unlucky seed.
+A p-value here obeys P(p <= alpha) <= alpha under the claim, for every alpha and every sample size; none rests on a
+normal approximation. `FALSE_ALARM` is the alpha of one check. Seeds are hashed from the parameters of an example, so
+that a search that varies the example cannot look for an unlucky seed.
 """
 
 import hashlib
@@ -25,9 +25,10 @@ def hadamard(n):
 def second_moment_design(d):
     """(N, d) vectors q of +-1 with mean exactly 0 and mean of q q^T exactly I.
 
-    (q.k)^2 is quadratic in q, so its mean over the design is |k|^2 for every k, and the mean of q.k is 0: claims about the
-    variance of scores become equalities of integers. The rows of [H; -H], H the first d columns of a Hadamard matrix, are
-    an orthogonal array of strength 2 and their negatives (Hedayat, Sloane & Stufken, "Orthogonal Arrays", section 7).
+    (q.k)^2 is quadratic in q, so its mean over the design is |k|^2 for every k, and the mean of q.k is 0: claims
+    about the variance of scores become equalities of integers. The rows of [H; -H], H the first d columns of a
+    Hadamard matrix, are an orthogonal array of strength 2 and their negatives (Hedayat, Sloane & Stufken, "Orthogonal
+    Arrays", section 7).
     """
     H = hadamard(d)[:, :d]
     return np.concatenate([H, -H])

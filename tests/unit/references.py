@@ -15,10 +15,17 @@ from properties.numerics import violations
 INF = math.inf
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 CONVENTIONS = {"causal": "bottom-right", "empty_row": "zero"}
-SHAPES = ((1, 2, 17, 17, 16), (1, 1, 5, 33, 8), (1, 2, 1, 64, 32), (2, 1, 3, 128, 16), (1, 1, 7, 1, 4), (1, 1, 4, 257, 64))
+SHAPES = (
+    (1, 2, 17, 17, 16),
+    (1, 1, 5, 33, 8),
+    (1, 2, 1, 64, 32),
+    (2, 1, 3, 128, 16),
+    (1, 1, 7, 1, 4),
+    (1, 1, 4, 257, 64),
+)
 
 
-# ------------------------------------------------------------------------------------- right implementations, in torch
+# -------------------------------------------------------------------------------------- right implementations, in torch
 
 
 def wide(x):
@@ -185,12 +192,27 @@ def families():
     def subnormal(rng, shape):
         return [np.sign(x) * 2.0 ** rng.choice([-149, -133, -126, -24, -14, 0], x.shape) for x in normal(rng, shape)]
 
-    return {"normal": normal, "small": scaled(1e-2, 1e-2), "large": scaled(4, 4), "huge": scaled(16, 16, 100),
-            "1e4": scaled(100, 40), "positive": mapped(np.abs), "constant": constant, "cancelling": cancelling,
-            "peaked": peaked, "rising": rising, "shifted": shifted, "far from 0": lambda r, s: (*normal(r, s)[:2], 1000 + normal(r, s)[2]),
-            "alternating": alternating, "spread": spread, "integers": integers,
-            "ties": mapped(lambda x: 1 + np.round(4 * x) / 512), "tiny": scaled(1e-20, 1e-20, 1e-36),
-            "below half": scaled(1e-3, 1, 1e-6), "subnormal": subnormal}
+    return {
+        "normal": normal,
+        "small": scaled(1e-2, 1e-2),
+        "large": scaled(4, 4),
+        "huge": scaled(16, 16, 100),
+        "1e4": scaled(100, 40),
+        "positive": mapped(np.abs),
+        "constant": constant,
+        "cancelling": cancelling,
+        "peaked": peaked,
+        "rising": rising,
+        "shifted": shifted,
+        "far from 0": lambda r, s: (*normal(r, s)[:2], 1000 + normal(r, s)[2]),
+        "alternating": alternating,
+        "spread": spread,
+        "integers": integers,
+        "ties": mapped(lambda x: 1 + np.round(4 * x) / 512),
+        "tiny": scaled(1e-20, 1e-20, 1e-36),
+        "below half": scaled(1e-3, 1, 1e-6),
+        "subnormal": subnormal,
+    }
 
 
 FAMILIES = families()

@@ -11,7 +11,10 @@ from tests.unit.references import CONVENTIONS, DTYPES, INF, largest, numbers, te
 
 def judged(operation, dtype, arguments, *results, conventions=CONVENTIONS, preset="fused"):
     """The largest share of a budget over several right results of one operation."""
-    received = {name: numbers(x) if isinstance(x, torch.Tensor) and x.is_floating_point() else x for name, x in arguments.items()}
+    received = {
+        name: numbers(x) if isinstance(x, torch.Tensor) and x.is_floating_point() else x
+        for name, x in arguments.items()
+    }
     exact = evaluate(operation, received, contract_for(preset, dtype), conventions)
     return max(largest(result, exact, (operation, dtype)) for result in results)
 
@@ -32,9 +35,19 @@ def test_multi_head_attention(dtype):
     for i in range(60):
         heads, kv_heads = ((1, 1), (2, 2), (6, 2), (3, 1))[i % 4]
         width, size = int(rng.choice([1, 8, 33])), float(rng.choice([0.1, 1, 3]))
-        shapes = ((2, 3, width), (2, 5, 7), (width, 4 * heads), (7, 4 * kv_heads), (7, 4 * kv_heads), (4 * heads, width))
+        shapes = (
+            (2, 3, width),
+            (2, 5, 7),
+            (width, 4 * heads),
+            (7, 4 * kv_heads),
+            (7, 4 * kv_heads),
+            (4 * heads, width),
+        )
         tensors = [to_torch(size * rng.standard_normal(shape), dtype) for shape in shapes]
-        results = [[multi_head(*tensors, heads, kv_heads, i % 3 == 0, store)] for store in (lambda x: x, lambda x: x.to(tensors[0].dtype))]
+        results = [
+            [multi_head(*tensors, heads, kv_heads, i % 3 == 0, store)]
+            for store in (lambda x: x, lambda x: x.to(tensors[0].dtype))
+        ]
         arguments = dict(zip(("x_q", "x_kv", "wq", "wk", "wv", "wo"), tensors))
         worst = max(worst, judged("multi_head_attention", dtype, arguments | dict(n_heads=heads, n_kv_heads=kv_heads,
                                                                                causal=i % 3 == 0, mask=None), *results))
@@ -67,8 +80,14 @@ def test_layer_norm_backward(dtype):
     rng, worst = np.random.default_rng(0), 0.0
     for _ in range(100):
         n = int(rng.choice([2, 7, 33, 257]))
-        x, w, dy = (to_torch(y, dtype) for y in (rng.choice([1e-3, 1, 100]) * rng.standard_normal((2, 5, n)) + rng.choice([0, 10]),
-                                                 rng.standard_normal(n), rng.standard_normal((2, 5, n))))
+        x, w, dy = (
+            to_torch(y, dtype)
+            for y in (
+                rng.choice([1e-3, 1, 100]) * rng.standard_normal((2, 5, n)) + rng.choice([0, 10]),
+                rng.standard_normal(n),
+                rng.standard_normal((2, 5, n)),
+            )
+        )
         leaves = [wide(y).clone().requires_grad_() for y in (x, w, torch.zeros_like(w))]
         F.layer_norm(leaves[0], (n,), leaves[1], leaves[2], 1e-5).backward(wide(dy))
         centred = wide(x) - wide(x).mean(-1, keepdim=True)
@@ -88,12 +107,17 @@ def test_rope(dtype, style):
     for d in (2, 8, 64):
         x, positions = to_torch(rng.standard_normal((2, 3, 5, d)), dtype), torch.tensor([0, 1, 17, 4095, 100_000])
         results = []
-        for kind, store in ((torch.float64, wide), (wide(x).dtype, wide), (wide(x).dtype, lambda y: wide(y.to(x.dtype)))):
+        for kind, store in (
+            (torch.float64, wide),
+            (wide(x).dtype, wide),
+            (wide(x).dtype, lambda y: wide(y.to(x.dtype))),
+        ):
             angle = positions.to(kind)[:, None] * 10000.0 ** (-torch.arange(0, d, 2, dtype=kind) / d)
             cos, sin = store(angle.cos().to(wide(x).dtype)), store(angle.sin().to(wide(x).dtype))
-            a, b = (wide(x)[..., : d // 2], wide(x)[..., d // 2:]) if style == "half" else (wide(x)[..., 0::2], wide(x)[..., 1::2])
+            a, b = wide(x).chunk(2, -1) if style == "half" else (wide(x)[..., 0::2], wide(x)[..., 1::2])
             pair = a * cos - b * sin, b * cos + a * sin
-            results.append([(torch.cat(pair, -1) if style == "half" else torch.stack(pair, -1).flatten(-2)).to(x.dtype)])
+            y = torch.cat(pair, -1) if style == "half" else torch.stack(pair, -1).flatten(-2)
+            results.append([y.to(x.dtype)])
         arguments = dict(x=x, positions=positions.numpy(), base=10000.0)
         worst = max(worst, judged("rope", dtype, arguments, *results, conventions=CONVENTIONS | {"rope": style}))
     assert 0 < worst < 1
@@ -104,7 +128,9 @@ def test_sinusoidal_positions():
     for dtype in DTYPES[:2]:
         for d in (1, 5, 64):
             kind = getattr(torch, dtype)
-            angle = position.to(kind) * torch.exp(-torch.log(torch.tensor(10000.0, dtype=kind)) * (torch.arange(d) // 2 * 2) / d)
+            angle = position.to(kind) * torch.exp(
+                -torch.log(torch.tensor(10000.0, dtype=kind)) * (torch.arange(d) // 2 * 2) / d
+            )
             table = torch.where(torch.arange(d) % 2 == 0, angle.sin(), angle.cos())
             worst = max(worst, judged("sinusoidal_positions", dtype, dict(length=300, d=d), [table]))
     assert 0 < worst < 1

@@ -1,18 +1,16 @@
 """Special values are judged by class, conventions decide what is free, and wrong contracts are explained."""
 
 import math
-from dataclasses import fields
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from properties.numerics import (ANY, FIN, KIND_NAMES, NAN, NONFINITE, PRESETS, SUPPORTED, ZERO, ZERO_OR_NAN, Contract, Exact,
+from properties.numerics import (ANY, FIN, KIND_NAMES, NAN, NONFINITE, PRESETS, SUPPORTED, ZERO, ZERO_OR_NAN, Exact,
                                  contract_for, evaluate, violations)
-from tests.unit.references import (CONVENTIONS, DTYPES, INF, numbers, online, online_backwards, online_base2, sequential,
-                                   textbook, to_torch)
+from tests.unit.references import (CONVENTIONS, DTYPES, INF, numbers, online, online_backwards, online_base2,
+                                   sequential, textbook, to_torch)
 
 FP32 = contract_for("fused", "float32")
 NAN_ROWS = CONVENTIONS | {"empty_row": "nan"}
@@ -78,7 +76,7 @@ def test_right_implementations_meet_the_classes_of_injected_values(dtype):
     rng, contract, seen = np.random.default_rng(7), contract_for("fused", dtype), set()
     large = [30000.0, 65000.0] if dtype == "float16" else [1e30, 3e38]
     special = [nan, INF, -INF, 0.0, 6e4, 1e-40, *large]
-    for i in range(200):
+    for i in range(120):
         n, d = int(rng.choice([1, 2, 5, 16, 17, 33])), int(rng.choice([1, 4]))
         arrays = [rng.standard_normal((1, 1, length, d)) for length in (2, n, n)]
         for x in rng.choice(3, rng.integers(0, 3)):
@@ -120,8 +118,10 @@ def test_causal_alignment_follows_the_convention():
     assert attend(**rows | {"window": 2})[0].value.item() == 4
 
 
-@pytest.mark.parametrize("b, hq, hkv, lq, lk, d", [(0, 2, 1, 3, 4, 2), (1, 2, 1, 0, 4, 2), (1, 4, 2, 3, 0, 2), (1, 2, 2, 2, 3, 0),
-                                                   (1, 0, 0, 2, 3, 2)])
+@pytest.mark.parametrize(
+    "b, hq, hkv, lq, lk, d",
+    [(0, 2, 1, 3, 4, 2), (1, 2, 1, 0, 4, 2), (1, 4, 2, 3, 0, 2), (1, 2, 2, 2, 3, 0), (1, 0, 0, 2, 3, 2)],
+)
 def test_zero_lengths(b, hq, hkv, lq, lk, d):
     q, k, v = np.ones((b, hq, lq, d)), np.ones((b, hkv, lk, d)), np.ones((b, hkv, lk, 5))
     arguments = dict(q=q, k=k, v=v, causal=False, mask=None, scale=None, window=None, bias=None)
@@ -130,8 +130,12 @@ def test_zero_lengths(b, hq, hkv, lq, lk, d):
     assert (out.value == (lk > 0)).all() and (violations(out.value, out) == 0).all()
     weights, = evaluate("attention_weights", arguments, FP32, CONVENTIONS)
     assert weights.value.shape == (b, hq, lq, lk)
-    gradients = evaluate("attention_backward", arguments | dict(out=out.value, lse=lse.value, dout=np.ones(out.value.shape)),
-                         FP32, CONVENTIONS)
+    gradients = evaluate(
+        "attention_backward",
+        arguments | dict(out=out.value, lse=lse.value, dout=np.ones(out.value.shape)),
+        FP32,
+        CONVENTIONS,
+    )
     assert [g.value.shape for g in gradients] == [q.shape, k.shape, v.shape]
 
 
@@ -143,7 +147,9 @@ def test_scores_of_classes():
     assert p.value[2].tolist() == p.budget[2].tolist() == [0, 0]
     assert p.value[4].tolist() == p.value[5, ::-1].tolist() == [1, 0] and p.budget[4, 1] == 0
     keep = np.array([True, False])
-    (p,) = evaluate("masked_softmax", {"scores": np.array([[0.0, 1.0], [0.0, nan], [nan, 0.0]]), "keep": keep}, FP32, CONVENTIONS)
+    (p,) = evaluate(
+        "masked_softmax", {"scores": np.array([[0.0, 1.0], [0.0, nan], [nan, 0.0]]), "keep": keep}, FP32, CONVENTIONS
+    )
     assert p.kind.tolist() == [[FIN, FIN], [ANY, ANY], [NAN, ZERO_OR_NAN]]
 
 
@@ -173,19 +179,28 @@ def test_violations_measure_distance_and_class():
 def test_movement_is_exact():
     x = np.arange(24.0).reshape(1, 2, 3, 4)
     for operation, arguments, expected in (
-            ("repeat_kv", dict(x=x, n_rep=2), x[:, [0, 0, 1, 1]]), ("merge_heads", dict(x=x), np.concatenate([x[:, 0], x[:, 1]], -1)),
-            ("split_heads", dict(x=x[0], h=2), np.stack([x[0, :, :, :2], x[0, :, :, 2:]], 1)),
-            ("causal_mask", dict(lq=2, lk=3), [[1, 1, 0], [1, 1, 1]]),
-            ("sliding_window_mask", dict(lq=2, lk=3, window=1), [[0, 1, 0], [0, 0, 1]]),
-            ("padding_mask", dict(lens=[0, 2], lk=3), [[[[0, 0, 0]]], [[[1, 1, 0]]]])):
+        ("repeat_kv", dict(x=x, n_rep=2), x[:, [0, 0, 1, 1]]),
+        ("merge_heads", dict(x=x), np.concatenate([x[:, 0], x[:, 1]], -1)),
+        ("split_heads", dict(x=x[0], h=2), np.stack([x[0, :, :, :2], x[0, :, :, 2:]], 1)),
+        ("causal_mask", dict(lq=2, lk=3), [[1, 1, 0], [1, 1, 1]]),
+        ("sliding_window_mask", dict(lq=2, lk=3, window=1), [[0, 1, 0], [0, 0, 1]]),
+        ("padding_mask", dict(lens=[0, 2], lk=3), [[[[0, 0, 0]]], [[[1, 1, 0]]]]),
+    ):
         (exact,) = evaluate(operation, arguments, FP32, CONVENTIONS)
-        assert exact.value.tolist() == np.asarray(expected, float).tolist() and not exact.budget.any() and exact.kind is None
+        assert exact.value.tolist() == np.asarray(expected, float).tolist()
+        assert not exact.budget.any() and exact.kind is None
 
 
-@pytest.mark.parametrize("declared, message", [
-    ("fusd", "unknown rounding contract 'fusd'; legal are fused"), ({"preset": "x"}, "unknown rounding contract 'x'"),
-    ({"atol": 1e-3}, "unknown field of a rounding contract: atol; legal are preset, acc, block"),
-    ({"probs": "float8"}, "probs = 'float8' is no format; legal are float64, float32"), ({"name": "x"}, "unknown field")])
+@pytest.mark.parametrize(
+    "declared, message",
+    [
+        ("fusd", "unknown rounding contract 'fusd'; legal are fused"),
+        ({"preset": "x"}, "unknown rounding contract 'x'"),
+        ({"atol": 1e-3}, "unknown field of a rounding contract: atol; legal are preset, acc, block"),
+        ({"probs": "float8"}, "probs = 'float8' is no format; legal are float64, float32"),
+        ({"name": "x"}, "unknown field"),
+    ],
+)
 def test_a_wrong_contract_is_explained(declared, message):
     with pytest.raises(ValueError, match=message):
         contract_for(declared, "float32")
@@ -200,11 +215,10 @@ def test_presets_and_overrides():
     assert {contract_for(name, dtype).out for name in PRESETS for dtype in DTYPES} == set(DTYPES)
     assert contract_for("fused", "float64").acc == "float64" and contract_for("fused", "bfloat16").acc == "float32"
     assert contract_for("fused", "bfloat16", device="cuda:0").mm == 3
-    assert contract_for({"preset": "naive", "block": 8}, "float16") == contract_for({"preset": "naive", "block": 8}, "float16")
-    assert contract_for({"preset": "naive", "block": 8}, "float16").scores == "float16"
+    coarse = contract_for({"preset": "naive", "block": 8}, "float16")
+    assert coarse == contract_for({"preset": "naive", "block": 8}, "float16") and coarse.scores == "float16"
     assert contract_for({"block": 8}, "float16").merges(17) == 3
     assert contract_for("naive", "float32") != contract_for("tf32", "float32")
-    assert all(field.name in Contract.__dataclass_fields__ for field in fields(Contract))
 
 
 @given(st.sampled_from(DTYPES), st.integers(0, 2**32 - 1))
@@ -219,5 +233,5 @@ def test_a_contract_that_admits_more_has_the_larger_budget(dtype, seed):
 
 
 def test_the_table_of_operations_is_complete():
-    assert SUPPORTED >= {"softmax", "masked_softmax", "attention_weights", "softmax_backward", "log_sum_exp", "attention",
-                         "split_kv", "merge_lse", "merge", "attention_backward", "decode", "layer_norm"}
+    assert SUPPORTED >= {"softmax", "masked_softmax", "attention_weights", "softmax_backward", "log_sum_exp",
+                         "attention", "split_kv", "merge_lse", "merge", "attention_backward", "decode", "layer_norm"}
