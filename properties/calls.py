@@ -43,14 +43,13 @@ class Outputs:
 @dataclass(frozen=True)
 class State:
     """An online-softmax state as `merge` returned it: unpacks to (m, l, acc) for the next merge; `.out`, `.lse` are
-    the Results by which states are compared (acc / l and m + log l)."""
+    the Results by which states are compared (acc / l and m + log l).  Over the reals it is the state (lse, 1, out)."""
 
-    m: torch.Tensor
+    m: torch.Tensor | Result
     l: torch.Tensor                                                                            # noqa: E741
-    acc: torch.Tensor
+    acc: torch.Tensor | Result
     out: Result
     lse: Result
-    through: object = None           # for exact arithmetic: the state in balls
 
     def __iter__(self):
         return iter((self.m, self.l, self.acc))
@@ -92,9 +91,7 @@ class Implementation:
                 origin=("call", len(self.trial.calls), exact.name))
         if operation.name == "merge":
             out, lse = results["out"], results["lse"]
-            m = torch.from_numpy(np.where(np.isfinite(lse.exact), lse.exact, -np.inf))
-            l = torch.from_numpy(np.where(np.isfinite(lse.exact), 1.0, 0.0))                   # noqa: E741
-            return State(m, l, out.tensor(), out, lse)
+            return State(lse, torch.from_numpy(np.isfinite(lse.exact).astype(np.float64)), out, out, lse)
         return _returned(operation, results)
 
     # -- in floating point -----------------------------------------------------------------------------------------
