@@ -29,8 +29,8 @@ if isinstance(tl.standard.sum, triton.runtime.JITFunction) == INTERPRETED:
     raise ImportError(
         "triton was imported for compilation before impls.triton_kernels, but there is no GPU to compile for: import "
         "triton_kernels first, or set TRITON_INTERPRET=1 in the environment" if INTERPRETED else
-        "triton was imported for its interpreter before impls.triton_kernels, but TRITON_INTERPRET is unset now: set it "
-        "to 1 to run in the interpreter, or import triton_kernels first to run on the GPU")
+        "triton was imported for its interpreter before impls.triton_kernels, but TRITON_INTERPRET is unset now: set "
+        "it to 1 to run in the interpreter, or import triton_kernels first to run on the GPU")
 
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -51,5 +51,5 @@ from .merge import merge, merge_lse
 from .softmax import log_sum_exp, masked_softmax, softmax, softmax_backward
 from .split_kv import split_kv
 
-__all__ = ["attention", "attention_backward", "decode", "layer_norm", "log_sum_exp", "masked_softmax", "merge", "merge_lse",
-           "softmax", "softmax_backward", "split_kv"]
+__all__ = ["attention", "attention_backward", "decode", "layer_norm", "log_sum_exp", "masked_softmax", "merge",
+           "merge_lse", "softmax", "softmax_backward", "split_kv"]

@@ -1,16 +1,17 @@
 """Flash attention, forward: exact attention that never stores the matrix of scores.
 
-A program owns BLOCK_M queries of one head and walks over the keys in blocks of BLOCK_N. For each of its queries it keeps
-the state of an online softmax over the keys seen so far (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm 1; the
-final division only once: Dao 2023, section 3.1):
+A program owns BLOCK_M queries of one head and walks over the keys in blocks of BLOCK_N. For each of its queries it
+keeps the state of an online softmax over the keys seen so far (Milakov and Gimelshein 2018; Dao et al. 2022, algorithm
+1; the final division only once: Dao 2023, section 3.1):
 
     m    running maximum of the scores          m' = max(m, max_j s_j)
     l    denominator  sum exp(s_j - m)          l' = exp(m - m') l + sum_j exp(s_j - m')
     acc  numerator    sum exp(s_j - m) v_j      acc' = exp(m - m') acc + sum_j exp(s_j - m') v_j
 
-and at the end out = acc / l, lse = m + log l. Scores are kept in units of log 2, scale * log2(e) * q.k, because exp2 is the
-instruction that exists. The maximum is taken of the *scaled* scores: of the raw ones it would be the minimum for a
-negative scale. A query that has seen nothing visible has m = -inf and is shifted by 0, so that -inf - -inf never occurs.
+and at the end out = acc / l, lse = m + log l. Scores are kept in units of log 2, scale * log2(e) * q.k, because exp2
+is the instruction that exists. The maximum is taken of the *scaled* scores: of the raw ones it would be the minimum
+for a negative scale. A query that has seen nothing visible has m = -inf and is shifted by 0, so that -inf - -inf never
+occurs.
 
 *Visibility.* Query i sees the keys first_i <= j <= last_i, which says causal (last_i = i + Lk - Lq: bottom-right),
 window (first_i = last_i - window + 1) and the end of the keys at once; a boolean mask comes on top. A hidden score is
@@ -38,8 +39,8 @@ def visit_keys(
     """Carry the state (m, l, acc) of a block of queries over the keys start .. stop - 1.
 
     k_tile and v_tile: (pointer of the head, offsets and existing columns of its first block, stride from key to key);
-    mask and bias: None, or (pointers to the first key of every query, stride from key to key). Without EDGE, every query
-    sees every one of these keys as far as first and last are concerned, and there are whole blocks of them.
+    mask and bias: None, or (pointers to the first key of every query, stride from key to key). Without EDGE, every
+    query sees every one of these keys as far as first and last are concerned, and there are whole blocks of them.
     """
     m, l, acc = state
     k_ptr, k_offsets, k_columns, k_step = k_tile
@@ -86,12 +87,12 @@ def empty_state(BLOCK_M: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr
 
 @triton.jit
 def attention_kernel(
-    q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides, mask_strides, bias_strides,
-    n_heads, group, len_q, len_k, window, scale_log2: tl.float64, CAUSAL: tl.constexpr, WINDOW: tl.constexpr,
-    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides, mask_strides,
+    bias_strides, n_heads, group, len_q, len_k, window, scale_log2: tl.float64, CAUSAL: tl.constexpr,
+    WINDOW: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
 ):
-    """Program (block of queries, query head, batch entry). Strides are (batch, head, row, column); WINDOW implies CAUSAL."""
+    """Program (block of queries, query head, batch entry). Strides: (batch, head, row, column). WINDOW needs CAUSAL."""
     start_m = tl.program_id(0) * BLOCK_M
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     kv_head = head // group
@@ -127,12 +128,12 @@ def attention_kernel(
 
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
     if WINDOW:
-        state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, start, tl.minimum(body_start, stop),
-                           len_k, scale, BLOCK_N, EDGE=True)
-    state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, body_start, body_stop,
-                       len_k, scale, BLOCK_N, EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real, tl.maximum(body_start, body_stop),
-                           stop, len_k, scale, BLOCK_N, EDGE=True)
+        state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
+                           start, tl.minimum(body_start, stop), len_k, scale, BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
+                       body_start, body_stop, len_k, scale, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
+                           tl.maximum(body_start, body_stop), stop, len_k, scale, BLOCK_N, EDGE=True)
 
     dv = tl.arange(0, BLOCK_DV)
     out = acc / tl.where(l == 0, 1.0, l)[:, None]
@@ -144,7 +145,7 @@ def attention_kernel(
 
 
 def check_qkv(q, k, v):
-    """q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv) fit together, and each head's plane fits 32-bit offsets."""
+    """q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv) fit together, and each head fits 32-bit offsets."""
     require_floats(q=q, k=k, v=v)
     for name, x in (("q", q), ("k", k), ("v", v)):
         require(x.ndim == 4, f"{name} must be (batch, heads, length, head dim), got shape {tuple(x.shape)}")
@@ -158,7 +159,8 @@ def check_qkv(q, k, v):
     require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, k has {k.shape[0]}")
     require(q.shape[3] == k.shape[3], f"q has head dim {q.shape[3]}, k has {k.shape[3]}")
     require(k.shape[1] > 0 or q.shape[1] == 0, f"q has {q.shape[1]} heads, k has none")
-    require(q.shape[1] % max(k.shape[1], 1) == 0, f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} of k and v")
+    require(q.shape[1] % max(k.shape[1], 1) == 0,
+            f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} of k and v")
 
 
 def expand_scores(name, x, q, k):
@@ -175,9 +177,10 @@ def expand_scores(name, x, q, k):
 def block_sizes(len_q, q, v):
     """Tile sizes and warps as keyword arguments of the launch.
 
-    The interpreter pays per operation, so few large tiles are best there; but keys come in blocks of 32, so that lengths
-    from 33 on still go through the rescaling of the online softmax (128 would be twice as fast and hide it). On a GPU,
-    tensor cores want 128 x 64 in half precision; without them (float32, float64) a tile has to fit the registers.
+    The interpreter pays per operation, so few large tiles are best there; but keys come in blocks of 32, so that
+    lengths from 33 on still go through the rescaling of the online softmax (128 would save a third of the time at
+    length 129, and hide it). On a GPU, tensor cores want 128 x 64 in half precision; without them (float32, float64) a
+    tile has to fit the registers.
     """
     d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
     if INTERPRETED:
@@ -193,11 +196,11 @@ def block_sizes(len_q, q, v):
 def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
     """softmax(scale * q k^T + bias) v over the visible keys, and the log-sum-exp of the scores.
 
-    q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), any strides, head dims 1 to 256, Hq a multiple of Hkv: query
-    head h reads KV head h // (Hq // Hkv). mask (bool, True = visible) and bias (added to the scaled scores) expand to
-    (B, Hq, Lq, Lk). causal: query i sees keys j <= i + Lk - Lq; window: the current key and the window - 1 before it.
-    Returns out (B, Hq, Lq, Dv) in q's dtype and lse (B, Hq, Lq), float64 for float64 and else float32; a query that sees
-    no key gives 0 and -inf. ValueError if the arguments do not fit together.
+    q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv), any strides, head dims 1 to 256, Hq a multiple of Hkv:
+    query head h reads KV head h // (Hq // Hkv). mask (bool, True = visible) and bias (added to the scaled scores)
+    expand to (B, Hq, Lq, Lk). causal: query i sees keys j <= i + Lk - Lq; window: the current key and the window - 1
+    before it. Returns out (B, Hq, Lq, Dv) in q's dtype and lse (B, Hq, Lq), float64 for float64 and else float32; a
+    query that sees no key gives 0 and -inf. ValueError if the arguments do not fit together.
     """
     check_qkv(q, k, v)
     require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible); use bias to add numbers")

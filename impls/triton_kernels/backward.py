@@ -2,11 +2,12 @@
 
 With P = exp(S - lse), S = scale q k^T, the gradients are (Dao et al. 2022, FlashAttention, appendix B.4)
 
-    dV = P^T dO      dP = dO V^T      dS = P * (dP - delta),  delta = rowsum(dO * O)      dQ = scale dS K,  dK = scale dS^T Q
+    dV = P^T dO,    dP = dO V^T,    dS = P * (dP - delta),    delta = rowsum(dO * O)
+    dQ = scale dS K,    dK = scale dS^T Q
 
-dQ sums over keys, dK and dV over queries. So there are two kernels, each of which owns what it sums into: no atomics, the
-same bits at every run, at the price of computing P and dP twice (7 products of matrices instead of 5). The query heads
-that share a KV head are summed in the same accumulator, inside one program.
+dQ sums over keys, dK and dV over queries. So there are two kernels, each of which owns what it sums into: no atomics,
+the same bits at every run, at the price of computing P and dP twice (7 products of matrices instead of 5). The query
+heads that share a KV head are summed in the same accumulator, inside one program.
 
 Hidden keys have P = 0 and dS = 0. A query without a visible key has lse = -inf; it is treated as 0, and every weight of
 that row is hidden anyway. Only tiles on the edge of the causal triangle or of the keys compare positions.
@@ -74,7 +75,8 @@ def dq_kernel(
     lse, delta = load_lse(lse_ptr + states, rows < len_q)[:, None], delta[:, None]
     mask_rows = None
     if mask_ptr is not None:
-        mask_rows = mask_ptr + batch * mask_strides[0] + head * mask_strides[1] + rows[:, None].to(tl.int64) * mask_strides[2]
+        mask_ptr += batch * mask_strides[0] + head * mask_strides[1]
+        mask_rows = mask_ptr + rows[:, None].to(tl.int64) * mask_strides[2]
 
     last = tl.zeros([BLOCK_M, 1], tl.int32) + (len_k - 1)
     body_stop, stop = len_k // BLOCK_N * BLOCK_N, len_k
@@ -92,8 +94,8 @@ def dq_kernel(
             mask_pointers = None
             if mask_ptr is not None:
                 mask_pointers = mask_rows + keys * mask_strides[3]
-            p, ds = weights_and_gradient(q, k, v, dout, lse, delta, last, keys, mask_pointers, rows_real & (keys < len_k),
-                                         scale_log2.to(ACC), EDGE=edge)
+            p, ds = weights_and_gradient(q, k, v, dout, lse, delta, last, keys, mask_pointers,
+                                         rows_real & (keys < len_k), scale_log2.to(ACC), EDGE=edge)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee", out_dtype=ACC)
     dq_ptr += (batch * n_heads + head) * len_q * D
     d = tl.arange(0, BLOCK_D)
@@ -135,7 +137,10 @@ def dk_dv_kernel(
             dout_ptr + batch * dout_strides[0] + head * dout_strides[1], dout_strides[2:], DV, BLOCK_M, BLOCK_DV)
         states = (batch * n_kv_heads * group + head) * len_q
         for edge in tl.static_range(2 if CAUSAL else 1):
-            for start_m in range(edge_start if edge else edge_stop, tl.minimum(edge_stop, len_q) if edge else len_q, BLOCK_M):
+            start, stop = edge_stop, len_q
+            if edge:
+                start, stop = edge_start, tl.minimum(edge_stop, len_q)
+            for start_m in range(start, stop, BLOCK_M):
                 rows = start_m + block
                 rows_real = rows[:, None] < len_q
                 q = tl.load(q_head + (q_tile + start_m * q_step), mask=rows_real & q_columns, other=0.0)
@@ -175,7 +180,8 @@ def _block_sizes(q, v):
 def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
     """(dq, dk, dv) of `attention` from its out and lse and from dout, the gradient of out.
 
-    Shapes, dtypes and errors as in `attention`; out and dout (B, Hq, Lq, Dv), lse (B, Hq, Lq). The same bits at every run.
+    Shapes, dtypes and errors as in `attention`; out and dout (B, Hq, Lq, Dv), lse (B, Hq, Lq). The same bits at every
+    run.
     """
     check_qkv(q, k, v)
     require_floats(q=q, out=out, dout=dout)

@@ -13,7 +13,8 @@ LOG2E = tl.constexpr(1.4426950408889634)
 LN2 = tl.constexpr(0.6931471805599453)
 INF = tl.constexpr(float("inf"))
 
-ARITHMETIC = {torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float32, torch.bfloat16: tl.float32}
+ARITHMETIC = {
+    torch.float64: tl.float64, torch.float32: tl.float32, torch.float16: tl.float32, torch.bfloat16: tl.float32}
 
 
 def require(condition, message):
@@ -25,7 +26,7 @@ def require(condition, message):
 def require_floats(**tensors):
     """Every tensor is floating point of a supported dtype, and all have one dtype and device."""
     (first_name, first), *others = tensors.items()
-    require(INTERPRETED or first.is_cuda, f"{first_name} is on {first.device}, but the kernels are compiled for the GPU")
+    require(INTERPRETED or first.is_cuda, f"{first_name} is on {first.device}; the kernels are compiled for the GPU")
     for name, x in tensors.items():
         require(x.dtype in ARITHMETIC, f"{name} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
     for name, x in others:
@@ -45,8 +46,8 @@ def state_dtype(*tensors):
 def rows_per_program(n_rows, n_columns):
     """How many rows of n_columns make a tile.
 
-    A GPU keeps a tile in registers: some 4096 elements a program. The interpreter pays per operation and not per element:
-    there a tile takes all rows that one program can reasonably hold.
+    A GPU keeps a tile in registers: some 4096 elements a program. The interpreter pays per operation and not per
+    element: there a tile takes all rows that one program can reasonably hold.
     """
     budget = 2**17 if INTERPRETED else 4096
     return min(triton.next_power_of_2(max(n_rows, 1)), max(budget // triton.next_power_of_2(max(n_columns, 1)), 1))

@@ -1,8 +1,9 @@
-"""A decoding step: new keys and values go into the cache, and the new queries attend to what each sequence holds by then.
+"""A decoding step: new keys and values go into the cache, and the new queries attend to what it holds by then.
 
-Two launches: what one program writes into the cache, others read, and only the end of a kernel orders the two. A sequence
-has its own length, so the keys that a program visits end at lens[b] + T; nothing past that row is read, whatever an
-earlier sequence may have left there. The query heads that share a KV head are the rows of one tile, as in `split_kv.py`.
+Two launches: what one program writes into the cache, others read, and only the end of a kernel orders the two. A
+sequence has its own length, so the keys that a program visits end at lens[b] + T; nothing past that row is read,
+whatever an earlier sequence may have left there. The query heads that share a KV head are the rows of one tile, as in
+`split_kv.py`.
 """
 
 import torch
@@ -30,9 +31,9 @@ def append_kernel(new_ptr, cache_ptr, lens_ptr, new_strides, cache_strides, n_kv
 
 @triton.jit
 def decode_kernel(
-    q_ptr, k_ptr, v_ptr, lens_ptr, out_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, n_new, scale_log2: tl.float64,
-    D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, lens_ptr, out_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, n_new,
+    scale_log2: tl.float64, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of rows, batch entry and KV head); row r is new query r % n_new of the group's head r // n_new."""
     batch, kv_head = (tl.program_id(1) // n_kv_heads).to(tl.int64), (tl.program_id(1) % n_kv_heads).to(tl.int64)
@@ -48,21 +49,23 @@ def decode_kernel(
     last, stop = held + queries[:, None], held + n_new      # new query t sees the keys up to its own, row held + t
     body_stop = (held + 1) // BLOCK_N * BLOCK_N
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
-    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real, 0, body_stop, stop, scale_log2.to(ACC), BLOCK_N,
-                       EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real, body_stop, stop, stop, scale_log2.to(ACC),
-                           BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real,
+                       0, body_stop, stop, scale_log2.to(ACC), BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real,
+                           body_stop, stop, stop, scale_log2.to(ACC), BLOCK_N, EDGE=True)
     out_rows = (batch * n_kv_heads + kv_head) * group * n_new + rows
     dv = tl.arange(0, BLOCK_DV)[None, :]
-    tl.store(out_ptr + out_rows[:, None] * DV + dv, (acc / l[:, None]).to(out_ptr.dtype.element_ty), mask=real & (dv < DV))
+    out = acc / l[:, None]
+    tl.store(out_ptr + out_rows[:, None] * DV + dv, out.to(out_ptr.dtype.element_ty), mask=real & (dv < DV))
 
 
 def decode(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     """Attention of T new tokens with a KV cache, which they are written into, in place.
 
-    q (B, Hq, T, D); k_new (B, Hkv, T, D), v_new (B, Hkv, T, Dv); caches (B, Hkv, capacity, D or Dv); lens (B,) integers, the
-    rows that each sequence already has. New row t sees the rows 0 .. lens[b] + t of its sequence. Returns out
-    (B, Hq, T, Dv). ValueError if the arguments do not fit together or a cache is too short; then nothing is written.
+    q (B, Hq, T, D); k_new (B, Hkv, T, D), v_new (B, Hkv, T, Dv); caches (B, Hkv, capacity, D or Dv); lens (B,)
+    integers, the rows that each sequence already has. New row t sees the rows 0 .. lens[b] + t of its sequence.
+    Returns out (B, Hq, T, Dv). ValueError if the arguments do not fit together or a cache is too short; then nothing
+    is written.
     """
     check_qkv(q, k_new, v_new)
     require_floats(q=q, k_cache=k_cache, v_cache=v_cache)
@@ -76,7 +79,7 @@ def decode(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     require(lens.shape == (batch,) and not lens.is_floating_point(), f"lens must be {batch} integers, got {lens}")
     capacity, longest = k_cache.shape[2], int(lens.max()) if batch else 0
     require(not batch or int(lens.min()) >= 0, f"lens must not be negative, got {lens.tolist()}")
-    require(longest + n_new <= capacity, f"{n_new} new rows after {longest} exceed the capacity of the cache, {capacity}")
+    require(longest + n_new <= capacity, f"{n_new} new rows after {longest} exceed the cache's capacity, {capacity}")
     scale = dim ** -0.5 if scale is None else float(scale)
 
     out = torch.empty(*q.shape[:3], dim_v, dtype=q.dtype, device=q.device)

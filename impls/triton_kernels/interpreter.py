@@ -3,15 +3,17 @@
 Triton (3.6 to 3.9) can run kernels on NumPy when TRITON_INTERPRET=1 is set. Four things keep that from being evidence
 about a kernel, and `install()` corrects them for the whole process:
 
-1. *bfloat16.* NumPy has no such type; the interpreter computes on the 16-bit patterns as if they were integers, silently,
-   and its casts truncate. Here every bfloat16 operation is computed in float32 and rounded to nearest even, as on a GPU.
+1. *bfloat16.* NumPy has no such type; the interpreter computes on the 16-bit patterns as if they were integers,
+   silently, and its casts truncate. Here every bfloat16 operation is computed in float32 and rounded to nearest even,
+   as on a GPU.
 2. *Scalars.* A Python float keeps 64 bits; compiled, it is passed as float32 unless annotated `tl.float64`. Same here.
-3. *Memory.* A wrong mask reads the neighbour of a tensor and nobody notices; programs run one after the other, so a race
-   gives the right sum. The sanitizer checks every active lane of every load, store and atomic: see `sanitizer.py`.
+3. *Memory.* A wrong mask reads the neighbour of a tensor and nobody notices; programs run one after the other, so a
+   race gives the right sum. The sanitizer checks every active lane of every load, store and atomic: see
+   `sanitizer.py`.
 4. *Time.* The language is patched once per launch from a recorded list instead of being searched at every call.
 
-What stays different from a GPU: no fused multiply-add, `input_precision` is always IEEE, subnormals are kept, and masked
-lanes of a load without `other` read 0.
+What stays different from a GPU: no fused multiply-add, `input_precision` is always IEEE, subnormals are kept, and
+masked lanes of a load without `other` read 0.
 """
 
 import inspect
@@ -44,7 +46,7 @@ def narrow(values):
 
 
 def _is_bf16(handle):
-    return handle.dtype is tl.bfloat16 or handle.dtype == tl.bfloat16
+    return handle.dtype.name == "bf16"
 
 
 def _up(handle):
@@ -125,8 +127,8 @@ class Builder(stock.InterpreterBuilder):
 
 
 def _convert(tensors, dtype, convert):
-    return tuple(
-        tl.core.tensor(convert(t.handle), tl.block_type(dtype, list(t.shape)) if t.type.is_block() else dtype) for t in tensors)
+    types = (tl.block_type(dtype, list(t.shape)) if t.type.is_block() else dtype for t in tensors)
+    return tuple(tl.core.tensor(convert(t.handle), t_type) for t, t_type in zip(tensors, types))
 
 
 def _through_float32(apply_impl):
@@ -134,7 +136,8 @@ def _through_float32(apply_impl):
     def apply(self, inputs):
         if not any(_is_bf16(t.handle) for t in inputs):
             return apply_impl(self, inputs)
-        results = apply_impl(self, tuple(_convert([t], tl.float32, _up)[0] if _is_bf16(t.handle) else t for t in inputs))
+        wide = tuple(_convert([t], tl.float32, _up)[0] if _is_bf16(t.handle) else t for t in inputs)
+        results = apply_impl(self, wide)
         results = results if isinstance(results, (list, tuple)) else (results,)
         return tuple(_convert([t], tl.bfloat16, _down)[0] if t.dtype == tl.float32 else t for t in results)
     return apply

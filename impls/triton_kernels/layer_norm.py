@@ -2,8 +2,8 @@
 
     y = (x - mean) / sqrt(var + eps) * weight + bias,    var = mean((x - mean)^2)
 
-(Ba, Kiros and Hinton 2016.) The row stays in registers, so the variance can be taken of the centred values: the one-pass
-formula E[x^2] - mean^2 cancels when the mean is large, and can come out negative.
+(Ba, Kiros and Hinton 2016.) The row stays in registers, so the variance can be taken of the centred values: the
+one-pass formula E[x^2] - mean^2 cancels when the mean is large, and can come out negative.
 """
 
 import torch
@@ -24,8 +24,8 @@ def layer_norm_kernel(
     columns = tl.arange(0, BLOCK_COLUMNS)
     real, row_real = columns < n_columns, rows[:, None] < n_rows
     here = row_real & real[None, :]
-    x = tl.load(x_ptr + rows[:, None] * x_strides[0] + columns[None, :].to(tl.int64) * x_strides[1], mask=here, other=0.0)
-    x = x.to(ACC)
+    x_offsets = rows[:, None] * x_strides[0] + columns[None, :].to(tl.int64) * x_strides[1]
+    x = tl.load(x_ptr + x_offsets, mask=here, other=0.0).to(ACC)
     mean = tl.sum(x, 1) / n_columns
     centred = tl.where(here, x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, 1) / n_columns

@@ -1,8 +1,8 @@
 """Merging two partial attentions over disjoint keys: the step that blockwise, split-KV and ring attention share.
 
-A partial attention is the state of an online softmax: the running maximum m = max s_j, the denominator l = sum exp(s_j - m)
-and the numerator acc = sum exp(s_j - m) v_j. Two states are brought to the common maximum m = max(m1, m2), which scales
-both sums of state i by w_i = exp(m_i - m) <= 1, and then simply add:
+A partial attention is the state of an online softmax: the running maximum m = max s_j, the denominator
+l = sum exp(s_j - m) and the numerator acc = sum exp(s_j - m) v_j. Two states are brought to the common maximum
+m = max(m1, m2), which scales both sums of state i by w_i = exp(m_i - m) <= 1, and then simply add:
 
     l = w1 l1 + w2 l2,    acc = w1 acc1 + w2 acc2
 
@@ -81,8 +81,8 @@ def _check(rows, values):
         require(x.dtype in ARITHMETIC, f"{key} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
         require_device(key, x, name, first)
     for key, x in rows.items():
-        require(x.shape == shape[:-1], f"{key} has shape {tuple(x.shape)}; beside {values_name} of shape {tuple(shape)} it "
-                                       f"must be {tuple(shape[:-1])}")
+        require(x.shape == shape[:-1], f"{key} has shape {tuple(x.shape)}; beside {values_name} of shape "
+                                       f"{tuple(shape)} it must be {tuple(shape[:-1])}")
     for key, x in values.items():
         require(x.ndim >= 1 and x.shape == shape, f"{key} has shape {tuple(x.shape)}, {values_name} has {tuple(shape)}")
 

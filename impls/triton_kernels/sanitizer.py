@@ -167,8 +167,8 @@ class Sanitizer:
         memory.write(me, cells)
         clash = memory.clashes(cells, values)
         if clash.any():
-            self._fail(f"two lanes of one store write different values to {memory.name(int(addresses[clash][0]))}: a stride "
-                       "or an offset is wrong, or a mask is missing")
+            self._fail(f"two lanes of one store write different values to {memory.name(int(addresses[clash][0]))}: a "
+                       "stride or an offset is wrong, or a mask is missing")
 
     def _outside(self, kind, addresses):
         memory = min(self.memories, default=None,
@@ -179,11 +179,12 @@ class Sanitizer:
 
     def _race(self, kind, memory, address, other, what):
         other = tuple(int(i) for i in np.unravel_index(other, stock.interpreter_builder.grid_dim))
-        self._fail(f"race: this {kind} touches {memory.name(int(address))}, which program {other} {what}; programs run in no "
-                   "defined order")
+        self._fail(f"race: this {kind} touches {memory.name(int(address))}, which program {other} {what}; programs run "
+                   "in no defined order")
 
     def _fail(self, message):
-        raise KernelMemoryError(f"{self.kernel}: {message}. Program {stock.interpreter_builder.grid_idx}, {_kernel_line()}")
+        program = stock.interpreter_builder.grid_idx
+        raise KernelMemoryError(f"{self.kernel}: {message}. Program {program}, {_kernel_line()}")
 
 
 def _tensors(named):

@@ -2,13 +2,13 @@
 
     softmax(x)_j = exp(x_j - m) / sum_k exp(x_k - m),    m = max_k x_k
 
-Written with plain array operations this reads and writes the matrix several times: for the maximum, the difference, the
-exponential, the sum and the quotient. It is bound by memory, so the fused kernel, which reads it once and writes it once,
-is faster by that factor. A program takes BLOCK_ROWS rows of up to BLOCK_COLUMNS scores, the next power of two; the
-surplus lanes, like hidden scores, hold -inf, whose exponential is exactly 0.
+Written with plain array operations this reads and writes the matrix several times: for the maximum, the difference,
+the exponential, the sum and the quotient. It is bound by memory, so the fused kernel, which reads it once and writes
+it once, is faster by that factor. A program takes BLOCK_ROWS rows of up to BLOCK_COLUMNS scores, the next power of
+two; the surplus lanes, like hidden scores, hold -inf, whose exponential is exactly 0.
 
-A row without any score above -inf has no maximum to subtract (-inf - -inf is NaN): it is shifted by 0, its sum is 0, and
-0 / 1 gives the zeros that stand for "attends to nothing".
+A row without any score above -inf has no maximum to subtract (-inf - -inf is NaN): it is shifted by 0, its sum is 0,
+and 0 / 1 gives the zeros that stand for "attends to nothing".
 """
 
 import torch
@@ -48,7 +48,7 @@ def softmax_kernel(
     if keep_ptr is not None:
         keep_offsets, _ = row_tile(n_rows, n_columns, keep_strides[0], keep_strides[1], BLOCK_ROWS, BLOCK_COLUMNS)
         visible = tl.load(keep_ptr + keep_offsets, mask=inside, other=0) != 0
-    e, l, m = exp_and_sum(tl.load(x_ptr + offsets, mask=visible, other=-INF).to(ACC))     # a hidden score is not even read
+    e, l, m = exp_and_sum(tl.load(x_ptr + offsets, mask=visible, other=-INF).to(ACC))   # hidden scores are not read
     y = e / tl.where(l == 0, 1.0, l)[:, None]
     if keep_ptr is not None:
         y = tl.where(visible, y, 0.0)       # also beside a NaN, which takes the visible rest of its row

@@ -1,13 +1,13 @@
 """Flash decoding: the keys are split among programs, and a second kernel merges their partial states.
 
-With one or a few queries there is too little work to fill a GPU with one program per (batch, head): most of it would idle
-while a few programs stream the whole cache. So the keys are divided among `n_splits` programs, each of which ends in the
-state (m, l, acc) of an online softmax over its own keys, and a second kernel merges the states of every query:
+With one or a few queries there is too little work to fill a GPU with one program per (batch, head): most of it would
+idle while a few programs stream the whole cache. So the keys are divided among `n_splits` programs, each of which ends
+in the state (m, l, acc) of an online softmax over its own keys, and a second kernel merges the states of every query:
 
     m = max_i m_i,   w_i = exp(m_i - m),   out = sum_i w_i acc_i / sum_i w_i l_i,   lse = m + log sum_i w_i l_i
 
-(flash decoding: Dao, Haziza, Massa and Sizov 2023). The query heads that share one KV head are rows of one tile, so that
-each key is read once per group and not once per head. A program without keys leaves the empty state (-inf, 0, 0).
+(flash decoding: Dao, Haziza, Massa and Sizov 2023). The query heads that share one KV head are rows of one tile, so
+that each key is read once per group and not once per head. A program without keys leaves the empty state (-inf, 0, 0).
 """
 
 import torch
@@ -20,11 +20,11 @@ from .common import ARITHMETIC, INF, LN2, LOG2E, require, rows_per_program, stat
 
 @triton.jit
 def partial_kernel(
-    q_ptr, k_ptr, v_ptr, m_ptr, l_ptr, acc_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, len_q, len_k, n_rows,
-    n_splits, keys_per_split, scale_log2: tl.float64, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
+    q_ptr, k_ptr, v_ptr, m_ptr, l_ptr, acc_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, len_q, len_k,
+    n_rows, keys_per_split, scale_log2: tl.float64, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
 ):
-    """Program (block of rows, split, batch entry and KV head); row r is query r % len_q of the group's head r // len_q."""
+    """Program (block of rows, split, batch entry and KV head); row r: query r % len_q, head r // len_q of its group."""
     split = tl.program_id(1)
     batch, kv_head = (tl.program_id(2) // n_kv_heads).to(tl.int64), (tl.program_id(2) % n_kv_heads).to(tl.int64)
     k_ptr += batch * k_strides[0] + kv_head * k_strides[1]
@@ -43,10 +43,10 @@ def partial_kernel(
     stop = tl.minimum(start + keys_per_split, len_k)
     body_stop = start + tl.maximum(stop - start, 0) // BLOCK_N * BLOCK_N
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
-    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None], start, body_stop, len_k, scale,
-                       BLOCK_N, EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None], body_stop, stop, len_k, scale,
-                           BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
+                       start, body_stop, len_k, scale, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
+                           body_stop, stop, len_k, scale, BLOCK_N, EDGE=True)
 
     # states lie as (split, batch, query head, query), the group's rows being adjacent
     state_rows = split.to(tl.int64) * n_rows + (batch * n_kv_heads + kv_head) * group * len_q + rows
@@ -102,7 +102,7 @@ def split_kv(q, k, v, n_splits=4, scale=None):
         blocks = block_sizes(group * len_q, q, v)
         partial_kernel[(triton.cdiv(group * len_q, blocks["BLOCK_M"]), n_splits, batch * n_kv_heads)](
             q, k, v, m, l, acc, q.stride(), k.stride(), v.stride(), n_kv_heads, group, len_q, len_k, n_rows,
-            n_splits, triton.cdiv(len_k, n_splits), scale * LOG2E.value, D=dim, DV=dim_v, ACC=ARITHMETIC[q.dtype], **blocks)
+            triton.cdiv(len_k, n_splits), scale * LOG2E.value, D=dim, DV=dim_v, ACC=ARITHMETIC[q.dtype], **blocks)
         block_rows, block_dv = rows_per_program(n_rows, dim_v), triton.next_power_of_2(dim_v)
         merge_splits_kernel[(triton.cdiv(n_rows, block_rows),)](
             m, l, acc, out, lse, n_rows, n_splits, DV=dim_v, ACC=ARITHMETIC[q.dtype], BLOCK_ROWS=block_rows,

@@ -64,8 +64,8 @@ def float32_values():
     """Random bit patterns (all exponents, infinities, NaNs), the halfway cases of bfloat16, and special values."""
     bits = np.random.default_rng(0).integers(0, 2**32, 4096, dtype=np.uint32)
     bits[:1024] = bits[:1024] & 0xFFFF0000 | 0x8000
-    bits[1024:1036] = [0, 1, 0x80000000, 0x80000001, 0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF, 0x7F7FFFFF, 0x7F7F8000,
-                       0x007FFFFF, 0x00008000]
+    bits[1024:1036] = [0, 1, 0x80000000, 0x80000001, 0x7F800000, 0xFF800000, 0x7F800001, 0xFFFFFFFF, 0x7F7FFFFF,
+                       0x7F7F8000, 0x007FFFFF, 0x00008000]
     return torch.from_numpy(bits.view(np.float32))
 
 
@@ -97,7 +97,8 @@ def test_bfloat16_arithmetic_rounds_every_operation_once():
     a, b = float32_values().to(torch.bfloat16), float32_values().flip(0).to(torch.bfloat16)
     y = torch.empty(7, a.numel(), dtype=torch.bfloat16)
     calculate[(1,)](a, b, y, N=a.numel())
-    expected = [a + b, a - b, a * b, -a, torch.fmax(a.float(), b.float()).to(torch.bfloat16), torch.where(a < b, a, b), a.abs()]
+    largest = torch.fmax(a.float(), b.float()).to(torch.bfloat16)
+    expected = [a + b, a - b, a * b, -a, largest, torch.where(a < b, a, b), a.abs()]
     for actual, wanted in zip(y, expected):
         # which zero is the larger one is not defined
         assert_same_bits(torch.where(actual == 0, actual.abs(), actual), torch.where(wanted == 0, wanted.abs(), wanted))
