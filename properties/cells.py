@@ -84,7 +84,10 @@ def run(claim: Claim, column: Column, budget: Budget, *, record: Callable[..., N
     trial = Trial(claim=f"{claim.file}::{claim.name}", dtype=dtype, judge=EXACT if column.leg == EXACT else "floats")
     impl = Implementation(column.subject, dtype, trial, record=record) if claim.takes_implementation else None
     try:
-        if claim.kind == "refuted":
+        missing = column.subject and [o for o in claim.operations if o not in column.subject.operations]
+        if missing and _never_supported(claim, column, missing, budget):
+            outcome = Outcome("unsupported", trial, message=f"does not provide {', '.join(missing)}")
+        elif claim.kind == "refuted":
             outcome = _refute(claim, trial, impl, budget)
         else:
             outcome = _hold(claim, trial, impl, budget)
@@ -94,6 +97,16 @@ def run(claim: Claim, column: Column, budget: Budget, *, record: Callable[..., N
         outcome = Outcome("error", trial, message=f"{type(error).__name__}: {error}")
     outcome.seconds = time.perf_counter() - start
     return outcome
+
+
+def _never_supported(claim: Claim, column: Column, missing: list[str], budget: Budget) -> bool:
+    """Whether an implementation that lacks operations can not be judged at all: decided on two examples, or none."""
+    if len(missing) == len(claim.operations):
+        return True
+    trial = Trial(claim=claim.name, dtype=column.dtype)
+    _search(claim, trial, Implementation(column.subject, column.dtype, trial), replace(budget, examples=2),
+            condition=claim.needs, derandomize=True)
+    return trial.examples > 0 and trial.examples == trial.unsupported
 
 
 def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:

@@ -25,6 +25,7 @@ from .memory import Laid
 from .results import Result
 from .script import reproduction
 from .strategies import Inputs
+from .subjects import Subject
 from .trial import Call, Failure
 
 _SIGNS = {"=": "=", "<=": "<=", "==": "is bit for bit"}
@@ -100,6 +101,26 @@ def now() -> str:
 def line(record: dict) -> str:
     """One event as a line of strict JSON."""
     return json.dumps(record, allow_nan=False, separators=(",", ":")) + "\n"
+
+
+def implementation_event(subject: Subject) -> dict:
+    """The record of an implementation."""
+    return {"event": "implementation", "implementation": subject.name, "file": subject.file,
+            "operations": sorted(subject.operations), "dtypes": list(subject.dtypes), "device": subject.device,
+            "note": subject.note, "rounding": str(subject.rounding), "conventions": dict(subject.conventions),
+            "title": subject.title, "digest": subject.digest}
+
+
+def claim_event(claim: Claim) -> dict:
+    """The record of a claim: all that the report shows of it without running it."""
+    proof = claim.proved_by
+    return {"event": "claim", "claim": f"{claim.file}::{claim.name}", "file": claim.file, "line": claim.line,
+            "title": claim.title, "statement": claim.statement, "formula": claim.formula, "rows": list(claim.rows),
+            "kind": claim.kind, "if_fails": claim.if_fails, "operations": list(claim.operations),
+            "corrects": [name if "::" in name else f"{claim.file}::{name}" for name in claim.corrects],
+            "needs": claim.needs and claim.needs.__name__, "needs_text": claim.needs and (claim.needs.__doc__ or ""),
+            "has_proof": proof is not None, "proof_source": proof and proof.source, "untied": proof and proof.untied,
+            "source": claim.source, "digest": claim.digest}
 
 
 def check_event(cell: Cell, outcome: Outcome) -> dict:
