@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import time
 from collections.abc import Callable
@@ -136,7 +137,7 @@ def _refute(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
     _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.generate, Phase.target, Phase.shrink), only_law=True)
     found = "found"
-    if LawFails not in trial.failures:
+    if LawFails not in trial.failures and _pinned(claim):
         _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.explicit,), only_law=True)
         found = "pinned"
     if LawFails not in trial.failures:
@@ -224,7 +225,7 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
         test = hypothesis.seed(f"{budget.seed} {trial.claim} {trial.dtype} {impl.subject.name if impl and impl.subject else ''}")(test)
     test = settings(max_examples=budget.examples, deadline=None, database=None, phases=phases, print_blob=False,
                     suppress_health_check=list(HealthCheck), report_multiple_bugs=not only_law, **extra)(test)
-    for pinned in getattr(claim.test, "hypothesis_explicit_examples", ()):
+    for pinned in _pinned(claim):
         test = hypothesis.example(**pinned.kwargs)(test)
     if first is not None:
         test = hypothesis.example(**first)(test)
@@ -241,6 +242,11 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
                 raise
 
 
+def _pinned(claim: Claim) -> tuple:
+    """The claim's own `@example`s."""
+    return tuple(getattr(claim.test, "hypothesis_explicit_examples", ()))
+
+
 def _faithful(trial: Trial) -> None:
     for call in trial.calls:
         wrong = call.wrong()
@@ -249,7 +255,6 @@ def _faithful(trial: Trial) -> None:
 
 
 def _holds(condition: Callable, drawn: dict) -> bool:
-    import inspect
     parameters = inspect.signature(condition).parameters
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
         return condition(**drawn)
