@@ -1,21 +1,15 @@
 """Views of tensors: what transpose, view, reshape and contiguous do to memory, and how heads are split and merged."""
 
-from math import prod
-
 import torch
 from sympy import symbols
 
 from properties import claim, exactly, example, given, refuted, st
+from properties.strategies.strided import counted, strided_and_shape
 
 SHAPES = st.tuples(*[st.integers(0, 4)] * 4)                # (B, H, S, D), no dim excepted
 FILLED = st.tuples(*[st.integers(1, 4)] * 4)
 HEADS_OF_FOUR = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))   # (B, L, h, d)
 DISTINCT = 251                                              # a prime below 256: exact in every dtype, no period in sight
-
-
-def counted(*shape):
-    """The numbers 0, 1, 2 ... in their order in memory: an entry says where it lies."""
-    return torch.arange(prod(shape)).view(shape)
 
 
 def aliases(a, b):
@@ -41,24 +35,6 @@ def described_by_strides(place):
         steps = torch.arange(size) * stride
         expected = expected + steps.view([size if d == dim else 1 for d in range(place.ndim)])
     return torch.equal(expected, place)
-
-
-@st.composite
-def strided_and_shape(draw):
-    """(x, shape): a tensor of its own places in memory, sliced, permuted or expanded, and a shape with as many entries."""
-    sizes = draw(st.lists(st.integers(1, 4), min_size=1, max_size=4))
-    steps = draw(st.lists(st.sampled_from((1, 1, 2)), min_size=len(sizes), max_size=len(sizes)))
-    x = counted(*(n * step for n, step in zip(sizes, steps, strict=True)))
-    for dim, step in enumerate(steps):
-        x = x[(slice(None),) * dim + (slice(None, None, step),)]
-    x = x.permute(draw(st.permutations(range(x.ndim))))
-    if draw(st.sampled_from((False, False, True))):
-        x = x[:1].expand(3, *x.shape[1:])
-    shape, left = [], x.numel()
-    for _ in range(draw(st.integers(0, 3))):
-        shape.append(draw(st.sampled_from([n for n in range(1, left + 1) if left % n == 0])))
-        left //= shape[-1]
-    return x, (*shape, left)
 
 
 @claim(
