@@ -77,9 +77,10 @@ def arrays(draw, shape: tuple[int, ...], *, table: Table = TABLE) -> np.ndarray:
         return table.entries[np.frombuffer(draw(raw(count)), np.uint8)].reshape(shape)
     pattern = table.entries[np.frombuffer(draw(raw(PATTERN)), np.uint8)]
     values = np.resize(pattern, count)
-    amplitude = draw(choice(0.0, 1.0, 8.0))
-    if amplitude:
-        noise = np.random.default_rng(draw(st.integers(0, 2**16))).integers(-16, 17, count)
+    amplitude = draw(choice(0.0, 1.0, 8.0)) if table is not INTEGERS else draw(choice(0.0, 16.0))
+    if amplitude:                                                 # in sixteenths; integers stay integers
+        most = 1 if table is INTEGERS else 16
+        noise = np.random.default_rng(draw(st.integers(0, 2**16))).integers(-most, most + 1, count)
         values = values + noise * (amplitude / 16)
     edits = np.frombuffer(draw(st.binary(max_size=24)), np.uint8)
     for place, entry in zip(edits[::2].tolist(), edits[1::2].tolist(), strict=False):
