@@ -110,7 +110,7 @@ def lse_is_symmetric(impl, drawn):
 )
 @given(x=special_rows())
 def lse_of_special_rows(impl, x):
-    """NaN stays NaN; +inf gives no finite number; -inf leaves no trace beside a finite score and is the result alone."""
+    """NaN stays NaN; +inf gives no finite number; a row of -inf, or an empty one, has -inf."""
     hidden = (x == -INF).all(-1)
     lse = impl.log_sum_exp(x)
     agree(lse[hidden], -INF)
@@ -129,7 +129,8 @@ def exp_overflows(steps, dtype):
     """exp overflows just above the logarithm of the largest number: at 11.09, 88.72 (twice) and 709.78."""
     limits = torch.finfo(getattr(torch, dtype))
     x = neighbour(torch.tensor(math.log(limits.max)).double().to(getattr(torch, dtype)), steps)
-    assert bool(x.exp().isinf()) == (float(x) > math.log(limits.max)), f"exp({float(x)!r}) is {float(x.exp())} in {dtype}"
+    above = float(x) > math.log(limits.max)
+    assert bool(x.exp().isinf()) == above, f"exp({float(x)!r}) is {float(x.exp())} in {dtype}"
 
 
 def neighbour(x, steps):
@@ -140,8 +141,8 @@ def neighbour(x, steps):
 
 @claim(
     rows="001-117 002-005",
-    formula=r"\operatorname{fl}(e^x) = 0 \text{ for } x < \log\tfrac\eta2, \qquad \operatorname{fl}(e^x) > 0 \text{ for } x > "
-            r"\log\lambda, \qquad \eta, \lambda \text{ the smallest (normal) number}",
+    formula=r"\operatorname{fl}(e^x) = 0 \text{ for } x < \log\tfrac\eta2, \qquad \operatorname{fl}(e^x) > 0 "
+            r"\text{ for } x > \log\lambda, \qquad \eta, \lambda \text{ the smallest (normal) number}",
     over="floats",
 )
 @given(below=st.sampled_from([0.125, 0.5, 1.0, 8.0, 1000.0]))
@@ -176,8 +177,8 @@ def subtracting_the_maximum_prevents_overflow(x, stretch, dtype):
     assert bool(((e >= 0) & (e <= 1)).all()) and 1 <= total <= x.shape[1], f"exponentials {e.tolist()}, sum {total}"
 
 
-@refuted(rows="004-005 001-117 002-005", formula=r"\operatorname{fl}\Bigl(\frac{e^{x_j}}{\sum_k e^{x_k}}\Bigr) \in \mathbb R",
-         over="floats")
+@refuted(rows="004-005 001-117 002-005", over="floats",
+         formula=r"\operatorname{fl}\Bigl(\frac{e^{x_j}}{\sum_k e^{x_k}}\Bigr) \in \mathbb R")
 @example(x=torch.tensor([[1000.0, 1.0, -1000.0]], dtype=torch.float64))
 @given(x=rows(n_rows=1))
 def exponentials_without_a_shift(x, dtype):

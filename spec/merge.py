@@ -7,9 +7,9 @@ and acc = sum exp(s_j - m) v_j the numerator.  No keys is (-inf, 0, 0).
 from functools import reduce
 
 import torch
-from sympy import IndexedBase, Sum, exp, log, symbols
+from sympy import IndexedBase, Sum, exp, symbols
 
-from properties import Inputs, agree, attention_inputs, claim, example, given, refuted, rows, st
+from properties import agree, claim, example, given, refuted, rows, st
 from properties.strategies.states import hidden_rows, states
 
 INF = float("inf")
@@ -22,30 +22,27 @@ def state_of(scores, values):
     return m, e.sum(-1), e @ values
 
 
+def value_of(state):
+    """(acc / l, m + log l) of a state; (0, -inf) of no keys."""
+    m, l, acc = state                                                                          # noqa: E741
+    return acc / l.where(l > 0, 1)[..., None], m + l.log()
+
+
+def stands_for(merged, state):
+    """A merged state is the one that was built from all keys at once."""
+    out, lse = value_of(state)
+    agree(merged.out, out)
+    agree(merged.lse, lse)
+
+
 def empty_like(state):
     """The state of no keys, of the same shapes."""
     m, l, acc = state                                                                          # noqa: E741
     return torch.full_like(m, -INF), torch.zeros_like(l), torch.zeros_like(acc)
 
 
-def key_block(x, part):
-    """Attention inputs with a part (a slice) of the keys, their values and their mask."""
-    mask = x.options.get("mask")
-    return x.with_(k=x.k[:, :, part], v=x.v[:, :, part], mask=None if mask is None else mask[..., part])
-
-
-def two_key_blocks(x, cut):
-    """The keys up to a drawn place, and the rest; neither is empty."""
-    cut = 1 + cut % (x.k.shape[2] - 1)
-    return key_block(x, slice(0, cut)), key_block(x, slice(cut, None))
-
-
-def attend(impl, x):
-    return impl.attention(*x, **x.options)
-
-
 def same_state(a, b):
-    """Two states stand for the same keys: acc / l and m + log l agree."""
+    """Two results stand for the same keys: acc / l and m + log l agree, or out and lse of finished ones."""
     agree(a.out, b.out)
     agree(a.lse, b.lse)
 
@@ -57,16 +54,14 @@ def same_state(a, b):
     formula=r"\frac{e^{m_1 - m}\mathrm{acc}_1 + e^{m_2 - m}\mathrm{acc}_2}{e^{m_1 - m} l_1 + e^{m_2 - m} l_2} "
             r"= \frac{\sum_j e^{s_j} v_j}{\sum_j e^{s_j}}, \qquad m = \max(m_1, m_2)",
     if_fails="a state is not rescaled to the common maximum, or the denominator is not merged with the numerator",
-    corrects="block_outputs_add_up block_outputs_average rescaled_weights_need_no_common_denominator",
+    corrects="rescaled_weights_need_no_common_denominator",
 )
 @given(x=hidden_rows(least=2), cut=st.integers(0, 255))
 def merge_equals_whole(impl, x, cut):
     """The states of two blocks of keys merge into the softmax of all keys, and into its log-sum-exp."""
     n = x.shape[1]
     cut, unit = 1 + cut % (n - 1), torch.eye(n, dtype=torch.float64)
-    merged = impl.merge(*state_of(x[:, :cut], unit[:cut]), *state_of(x[:, cut:], unit[cut:]))
-    agree(merged.out, impl.softmax(x))
-    agree(merged.lse, impl.log_sum_exp(x))
+    stands_for(impl.merge(*state_of(x[:, :cut], unit[:cut]), *state_of(x[:, cut:], unit[cut:])), state_of(x, unit))
 
 
 def blocks_of_the_first_row(x, cut):
@@ -98,11 +93,12 @@ def _():
 )
 @given(x=hidden_rows(most=8))
 def one_key_at_a_time(impl, x):
-    """Folding in one key after the other, from the state of no keys, gives the softmax of all: O(1) memory is enough."""
+    """Folding in one key after the other, from the state of no keys, gives the softmax of all in O(1) memory."""
     unit = torch.eye(x.shape[1], dtype=torch.float64)
     keys = [state_of(x[:, j:j + 1], unit[j:j + 1]) for j in range(x.shape[1])]
-    same_as_softmax = reduce(lambda state, key: impl.merge(*state, *key), keys, empty_like(keys[0]))
-    agree(same_as_softmax.out, impl.softmax(x))
+    folded = reduce(lambda state, key: impl.merge(*state, *key), keys, empty_like(keys[0]))
+    agree(folded.out, impl.softmax(x))
+    agree(folded.lse, impl.log_sum_exp(x))
 
 
 @claim(
@@ -112,7 +108,7 @@ def one_key_at_a_time(impl, x):
 )
 @given(ab=states(2), c=st.sampled_from([1.0, -1.0, 8.0, -8.0, 32.0]))
 def reference_is_free(impl, ab, c):
-    """A state says the same at any reference: e^(m1 - m) e^(s - m1) = e^(s - m), so nothing depends on which m is kept."""
+    """A state says the same at any reference: e^(m1 - m) e^(s - m1) = e^(s - m), whichever m is kept."""
     (m, l, acc), other = ab                                                                    # noqa: E741
     factor = torch.tensor(-c, dtype=torch.float64).exp()
     same_state(impl.merge(m + c, l * factor, acc * factor, *other), impl.merge(m, l, acc, *other))
@@ -133,7 +129,8 @@ def symbolic(name):
 
 def merged(a, b, reference):
     """Two states in SymPy, merged at any reference."""
-    return reference, *(exp(a[0] - reference) * x + exp(b[0] - reference) * y for x, y in zip(a[1:], b[1:], strict=True))
+    one, two = exp(a[0] - reference), exp(b[0] - reference)
+    return reference, one * a[1] + two * b[1], one * a[2] + two * b[2]
 
 
 def finished(state):
@@ -196,11 +193,9 @@ def _():
 @given(a=states(1))
 def no_keys_is_the_identity(impl, a):
     """Merging with the state of no keys changes nothing, on either side, also where both have seen none."""
-    m, l, acc = a[0]                                                                           # noqa: E741
-    out, lse, nothing = acc / l.where(l > 0, 1)[..., None], m + l.log(), empty_like(a[0])
-    for both in (impl.merge(*a[0], *nothing), impl.merge(*nothing, *a[0])):
-        agree(both.out, out)
-        agree(both.lse, lse)
+    state, nothing = a[0], empty_like(a[0])
+    stands_for(impl.merge(*state, *nothing), state)
+    stands_for(impl.merge(*nothing, *state), state)
 
 
 @claim(
@@ -217,11 +212,12 @@ def block_order_is_irrelevant(impl, blocks, order):
     same_state(fold(blocks), fold([blocks[i] for i in order]))
 
 
-# ------------------------------------------------------------------------------------------- finished attentions
+# --------------------------------------------------------------------------------------------- finished attentions
 
 @claim(
     rows="001-124 001-107",
-    formula=r"(\mathrm{lse}, 1, o) \sim (m, l, \mathrm{acc}), \qquad o = \mathrm{acc} / l, \quad \mathrm{lse} = m + \log l",
+    formula=r"(\mathrm{lse}, 1, o) \sim (m, l, \mathrm{acc}), \qquad "
+            r"o = \mathrm{acc} / l, \quad \mathrm{lse} = m + \log l",
     if_fails="weights of the two sides exchanged, or lse in another base than e",
 )
 @given(ab=states(2))
@@ -241,100 +237,7 @@ def finished_is_a_state_of_one_key(impl, ab):
 def lse_of_a_merge(impl, ab):
     """The merged lse is the log-sum-exp of the two, far above and below 0 too."""
     (lse1, _, out1), (lse2, _, out2) = ab
-    agree(impl.merge_lse(out1, lse1, out2, lse2).lse, impl.log_sum_exp(torch.stack([lse1, lse2], -1)))
-
-
-@claim(
-    rows="001-104 001-124 000-033",
-    formula=r"\operatorname{attention}(q, [k_1; k_2], [v_1; v_2]) = "
-            r"\operatorname{attention}(q, k_1, v_1) \oplus \operatorname{attention}(q, k_2, v_2)",
-    if_fails="lse is not that of the scaled and masked scores, or a block without visible keys is not guarded",
-    corrects="block_outputs_add_up block_outputs_average tiles_need_no_scale",
-)
-@given(x=attention_inputs(masks=True, least_keys=2), cut=st.integers(0, 255))
-def partial_attentions_merge(impl, x, cut):
-    """Attention over two blocks of keys, merged by their lse, is attention over all keys: tiling is exact."""
-    a, b = two_key_blocks(x, cut)
-    whole = attend(impl, x)
-    same_state(impl.merge_lse(*attend(impl, a), *attend(impl, b)), whole)
-
-
-def scores_of_the_first_row(x, cut):
-    if not x.visible()[0, 0, 0].all():
-        return None
-    s, v, cut = x.scores()[0, 0, 0].tolist(), x.v[0, 0, :, 0].tolist(), 1 + cut % (x.k.shape[2] - 1)
-    return {"s": s[:cut], "v": v[:cut], "t": s[cut:], "w": v[cut:], "k": cut, "n": len(s) - cut}
-
-
-@partial_attentions_merge.proof(tie=scores_of_the_first_row)
-def _():
-    """For blocks of any sizes k and n, and any scores s and t and values v and w in them."""
-    j, k, n = symbols("j k n", integer=True, positive=True)
-    s, t, v, w = (IndexedBase(name, real=True) for name in "stvw")
-    mass = Sum(exp(s[j]), (j, 1, k)), Sum(exp(t[j]), (j, 1, n))
-    out = Sum(exp(s[j]) * v[j], (j, 1, k)) / mass[0], Sum(exp(t[j]) * w[j], (j, 1, n)) / mass[1]
-    weights = [exp(log(x)) for x in mass]
-    whole = Sum(exp(s[j]) * v[j], (j, 1, k)) + Sum(exp(t[j]) * w[j], (j, 1, n))
-    return (weights[0] * out[0] + weights[1] * out[1]) / (weights[0] + weights[1]), whole / (mass[0] + mass[1])
-
-
-@claim(
-    rows="000-033 001-104",
-    formula=r"\operatorname{split}_n(q, k, v) = \operatorname{attention}(q, k, v) \quad\text{for all } n \ge 1",
-    if_fails="keys that do not divide evenly are dropped, an empty split counts, or partial results are merged unweighted",
-    corrects="block_outputs_average",
-)
-@given(x=attention_inputs(most=129), n=st.sampled_from([1, 2, 3, 4, 5, 8, 17]))
-def split_keys_are_attention(impl, x, n):
-    """Split-KV is attention for every number of splits, more splits than keys included."""
-    whole, split = attend(impl, x), impl.split_kv(*x, n_splits=n, **x.options)
-    agree(split.out, whole.out)
-    agree(split.lse, whole.lse)
-
-
-@claim(
-    rows="001-132 001-130 001-009",
-    formula=r"\operatorname{attention}([q_1; q_2], k, v) = [\operatorname{attention}(q_1, k, v); "
-            r"\operatorname{attention}(q_2, k, v)]",
-    if_fails="query blocks share an accumulator, or the last, ragged block is read or written past its rows",
-    corrects="one_accumulator_for_all_query_blocks",
-)
-@given(x=attention_inputs(least_queries=2), cut=st.integers(0, 255))
-def query_blocks_are_separate(impl, x, cut):
-    """Attention of a block of queries is that block of attention: each needs its own accumulator, and no other."""
-    cut, whole = 1 + cut % (max(x.q.shape[2], 2) - 1), attend(impl, x)
-    for part in (slice(0, cut), slice(cut, None)):
-        block = attend(impl, x.with_(q=x.q[:, :, part]))
-        agree(block.out, whole.out[:, :, part])
-        agree(block.lse, whole.lse[:, :, part])
-
-
-# ------------------------------------------------------------------------------------------------- what does not work
-
-def row_inputs(q, k, v):
-    """Attention inputs of one head with head dim 1, from lists of numbers."""
-    q, k, v = (torch.tensor(x, dtype=torch.float64).reshape(1, 1, -1, 1) for x in (q, k, v))
-    return Inputs(q, k, v)
-
-
-@refuted(rows="001-128", formula=r"\operatorname{attention}(q, [k_1; k_2], [v_1; v_2]) = "
-                                 r"\operatorname{attention}(q, k_1, v_1) + \operatorname{attention}(q, k_2, v_2)")
-@example(x=row_inputs([0.0], [0.0, 0.0], [1.0, 1.0]), cut=0)
-@given(x=attention_inputs(least_keys=2), cut=st.integers(0, 255))
-def block_outputs_add_up(impl, x, cut):
-    """As printed: each block of keys takes its own softmax, and the outputs are added up."""
-    a, b = two_key_blocks(x, cut)
-    agree(attend(impl, a).out + attend(impl, b).out, attend(impl, x).out)
-
-
-@refuted(rows="001-128", formula=r"\operatorname{attention}(q, [k_1; k_2], [v_1; v_2]) = "
-                                 r"\tfrac12\bigl(\operatorname{attention}(q, k_1, v_1) + \operatorname{attention}(q, k_2, v_2)\bigr)")
-@example(x=row_inputs([1.0], [0.0, 5.0], [0.0, 1.0]), cut=0)
-@given(x=attention_inputs(least_keys=2), cut=st.integers(0, 255))
-def block_outputs_average(impl, x, cut):
-    """The printed loop is repaired by dividing by the number of blocks."""
-    a, b = two_key_blocks(x, cut)
-    agree((attend(impl, a).out + attend(impl, b).out) * 0.5, attend(impl, x).out)
+    agree(impl.merge_lse(out1, lse1, out2, lse2).lse, torch.logaddexp(lse1, lse2))
 
 
 @refuted(rows="001-124", formula=r"p^{(1)} e^{m_1 - m} = p_{1:k}, \qquad p^{(1)} = \operatorname{softmax}(x_{1:k})")
@@ -345,19 +248,3 @@ def rescaled_weights_need_no_common_denominator(impl, x, cut):
     block = x[:, : 1 + cut % (x.shape[1] - 1)]
     factor = (block.amax(-1) - x.amax(-1)).exp()[:, None]
     agree(impl.softmax(block) * factor, impl.softmax(x)[:, : block.shape[1]])
-
-
-@refuted(rows="001-129", formula=r"\operatorname{softmax}(q k^\top) v = \operatorname{softmax}\Bigl(\frac{q k^\top}{\sqrt d}\Bigr) v")
-@given(x=attention_inputs(scales=(None,), least_keys=2, least_dim=2))
-def tiles_need_no_scale(impl, x):
-    """As printed: the scores of a tile are q k^T, without the scale."""
-    agree(impl.attention(*x, scale=1.0).out, impl.attention(*x).out)
-
-
-@refuted(rows="001-130", formula=r"\sum_i \operatorname{attention}(q_i, k, v) = \operatorname{attention}(q_2, k, v)")
-@example(x=row_inputs([0.0, 0.0], [0.0], [1.0]))
-@given(x=attention_inputs(least_queries=2, most=3))
-def one_accumulator_for_all_query_blocks(impl, x):
-    """As printed: one accumulator, never reset, serves all blocks of queries, and holds the last block's output."""
-    first, last = (impl.attention(x.q[:, :, [i]], x.k, x.v, **x.options).out for i in (0, -1))
-    agree(first + last, last)
