@@ -56,7 +56,7 @@ def _exact(name, value, budget, kind, slack):
         kind = np.zeros(value.shape, np.int8) if kind is None else kind.copy()
         kind[uncertain & (kind == FIN)] = ANY
         budget = np.where(uncertain, 0.0, budget)
-    return Exact(name, value, budget, kind)
+    return Exact(name, value, budget, kind if kind is None or kind.any() else None)
 
 
 def violations(got, exact: Exact) -> np.ndarray:
