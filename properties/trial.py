@@ -124,6 +124,7 @@ class Trial:
     excused: int = 0
     discarded: int = 0
     excuse: object = None
+    refusing: bool = False           # the next call is to be refused: what it returns is not judged
     inside: float = 0.0
     used: float = 0.0
     used_at: dict = field(default_factory=dict)

@@ -23,6 +23,8 @@ def _attention(q, k, v, causal=False, mask=None, scale=None, *, first_max=-torch
     """Online softmax over blocks of 16 keys; every keyword after the star is one possible mistake."""
     b, hq, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
+    if v.shape[2] != lk:
+        raise ValueError(f"k has {lk} keys and v has {v.shape[2]}")
     if hq % hkv:
         raise ValueError(f"q has {hq} heads, which is not a multiple of the {hkv} heads of k and v")
     group = hq // hkv

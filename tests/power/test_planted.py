@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import torch
 
 from properties import cells
 from properties.claims import Claim
+from properties.collecting import claims_in
 from properties.memory import Laid
 from properties.plugin import PROFILES
 from properties.strategies import Inputs
@@ -20,17 +20,7 @@ SUBJECTS = {s.name.partition(".")[2]: s for s in load(Path(__file__).with_name("
 BUGS = sorted(set(SUBJECTS) - {"right"})
 
 
-def claims() -> list[Claim]:
-    found = []
-    for path in sorted((ROOT / "spec").glob("*.py")):
-        spec = importlib.util.spec_from_file_location(f"spec_{path.stem}", path)
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        found += [value for value in vars(module).values() if isinstance(value, Claim)]
-    return found
-
-
-CLAIMS = claims()
+CLAIMS = claims_in(ROOT / "spec")
 
 
 def run(claim: Claim, name: str, dtype: str, seed: int) -> cells.Outcome:
