@@ -296,7 +296,7 @@ def half_lipschitz(impl, drawn, c):
 @example(x=torch.zeros(1, 2, dtype=torch.float64), delta=1.0)
 @given(x=rows(least=2, moderate=True), delta=st.sampled_from([0.5, 1.0, 8.0]))
 def weights_follow_the_range(impl, x, delta):
-    """Softmax is very sensitive to the range of its input: a raised score raises its weight by at least half of that."""
+    """Softmax is very sensitive to the range of its input: raising a score raises its weight half as much."""
     y = x.clone()
     y[:, 0] += delta
     at_most(0.5 * delta, impl.softmax(y)[:, 0] - impl.softmax(x)[:, 0])

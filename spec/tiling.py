@@ -103,7 +103,7 @@ def query_blocks_are_separate(impl, x, cut):
 )
 @given(lq=st.integers(1, 40), lk=st.integers(1, 40), bq=st.integers(1, 48), bk=st.integers(1, 48))
 def tiles_cover_every_pair_once(lq, lk, bq, bk):
-    """A double loop over blocks meets every pair of query and key exactly once, also if blocks are ragged or too large."""
+    """A double loop over blocks meets every pair of query and key exactly once, also with ragged blocks."""
     met, tiles = torch.zeros(lq, lk), 0
     for i in range(0, lq, bq):
         for j in range(0, lk, bk):

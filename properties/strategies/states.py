@@ -26,17 +26,14 @@ def states(draw, count: int, *, empty: bool = True) -> list[tuple[torch.Tensor, 
     far = draw(choice(0.0, 0.0, 1000.0, -1000.0))
     reach("far up" if far > 0 else "far down" if far else "near 0")
     holes = draw(choice(False, False, True)) if empty else False
-    drawn = []
-    for _ in range(count):
-        m = draw(arrays(shape, table=MODERATE if far else TABLE)) + far
-        l = draw(arrays(shape, table=_DENOMINATORS))                                           # noqa: E741
-        acc = draw(arrays((*shape, width), table=MODERATE))
-        if holes:
-            seen = draw(keeps(shape)).numpy()
-            m, l, acc = np.where(seen, m, -np.inf), l * seen, acc * seen[..., None]            # noqa: E741
-            reach("empty state" if not seen.all() else "no empty state")
-        drawn.append((tensor(m), tensor(l), tensor(acc)))
-    return drawn
+    m = draw(arrays((count, *shape), table=MODERATE if far else TABLE)) + far
+    l = draw(arrays((count, *shape), table=_DENOMINATORS))                                     # noqa: E741
+    acc = draw(arrays((count, *shape, width), table=MODERATE))
+    if holes:
+        seen = draw(keeps((count, *shape))).numpy()
+        m, l, acc = np.where(seen, m, -np.inf), l * seen, acc * seen[..., None]                # noqa: E741
+        reach("no empty state" if seen.all() else "empty state")
+    return [tuple(tensor(part) for part in state) for state in zip(m, l, acc, strict=True)]
 
 
 @st.composite
