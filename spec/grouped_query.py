@@ -41,7 +41,7 @@ def repeat_kv_repeats_in_place(impl, sizes, n_rep):
 
 @claim(
     rows="000-030 001-097",
-    formula=r"\operatorname{GQA}(Q, K, V) = \operatorname{MHA}(Q, \operatorname{repeat}(K, H/G), \operatorname{repeat}(V, H/G))",
+    formula=r"\operatorname{GQA}(Q, K, V) = \operatorname{MHA}(Q, R K, R V),\quad (R x)_h = x_{\lfloor h\,G / H \rfloor}",
     if_fails="query head h does not read key-value head h // (H / G), or the mask of a head goes with another",
 )
 @given(x=grouped_inputs(ALL_HEADS))
@@ -89,8 +89,8 @@ def all_in_one_group_or_one_head_each(x):
 )
 @given(x=attention_inputs(heads=ALL_HEADS))
 def endpoints_determine_the_grouping(impl, x):
-    """That G = 1 is multi-query and G = H is multi-head attention settles which head reads which: the tiled order, which
-    has both properties, is the same attention."""
+    """That G = 1 is multi-query and G = H is multi-head attention settles which head reads which: the tiled order has
+    both properties, so it is the same attention."""
     other = x.with_(k=tiled(x.k, x.groups), v=tiled(x.v, x.groups))
     agree(impl.attention(*x, **x.options).out, impl.attention(*other, **x.options).out)
 
@@ -150,7 +150,8 @@ def heads_do_not_mix(impl, x):
 
 @claim(
     rows="004-021 001-097",
-    formula=r"\pi \text{ maps groups to themselves} \implies \operatorname{GQA}(Q_\pi, K, V) = \operatorname{GQA}(Q, K, V)_\pi",
+    formula=r"\lfloor \pi(h)\,G/H \rfloor = \lfloor h\,G/H \rfloor"
+            r" \implies \operatorname{GQA}(Q_\pi, K, V) = \operatorname{GQA}(Q, K, V)_\pi",
     if_fails="heads of one group are not treated alike",
 )
 @given(x=attention_inputs(heads=SHARED, causal=None, windows=True))

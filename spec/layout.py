@@ -1,7 +1,7 @@
 """Layout: an operation depends on the numbers in a tensor, not on how they lie in memory.
 
-The order of sums may depend on the layout, so results agree within their budgets, not bit for bit. Around and between the
-elements lie NaNs: whoever reads a gap shows it.
+The order of sums may depend on the layout, so results agree within their budgets, not bit for bit. Around and between
+the elements lie NaNs: whoever reads a gap shows it.
 """
 
 import torch
@@ -99,7 +99,7 @@ def attention_of_any_layout(impl, x, chosen):
 
 @claim(
     rows="001-001 004-013",
-    formula=r"\operatorname{attention}(Q, K, V \mid m)\ \text{depends on}\ m_{ij},\ \text{not on where}\ m_{ij}\ \text{lies}",
+    formula=r"\operatorname{attention}(Q, K, V \mid m)\ \text{depends on}\ m_{ij},\ \text{not on where it lies}",
     if_fails="the mask is read with the strides of a contiguous one, or a broadcast dim is walked over",
 )
 @given(x=attention_inputs(masks=True), layout=layouts)
@@ -128,7 +128,7 @@ def attention_weights_of_any_layout(impl, x, chosen):
 )
 @given(x=attention_inputs(same_lengths=True, causal=None, heads=((1, 1), (2, 2), (3, 3))))
 def packed_projections(impl, x):
-    """Queries, keys and values may be three slices of one packed projection: next to each head's queries lie its keys."""
+    """Queries, keys and values may be slices of one packed projection: next to a head's queries lie its keys."""
     width = x.q.shape[3]
     packed = [Layout(f"slice {i} of a packed projection", swap=(-3, -2), row_gap=2 * width, offset=i * width)
               for i in range(3)]

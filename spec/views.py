@@ -9,7 +9,7 @@ from properties.strategies.strided import counted, strided_and_shape
 SHAPES = st.tuples(*[st.integers(0, 4)] * 4)                # (B, H, S, D), no dim excepted
 FILLED = st.tuples(*[st.integers(1, 4)] * 4)
 HEADS_OF_FOUR = st.tuples(st.integers(1, 3), st.integers(1, 5), st.integers(1, 4), st.integers(1, 4))   # (B, L, h, d)
-DISTINCT = 251                                              # a prime below 256: exact in every dtype, no period in sight
+DISTINCT = 251                                              # a prime below 256: exact in every dtype
 
 
 def aliases(a, b):
@@ -79,7 +79,7 @@ def transposed_is_not_contiguous(shape):
 def view_requires_a_contiguous_tensor(x_and_shape):
     """A view of a tensor that is not contiguous is refused."""
     x, shape = x_and_shape
-    assert x.is_contiguous() or not can_view(x, shape), f"strides {x.stride()} of {tuple(x.shape)} can be viewed as {shape}"
+    assert x.is_contiguous() or not can_view(x, shape), f"strides {x.stride()} can be viewed as {shape}"
 
 
 @claim(
@@ -160,8 +160,8 @@ def merging_heads_concatenates_them(shape):
     x = counted(*shape)
     merged = x.transpose(1, 2).contiguous().view(batch, length, -1)
     assert torch.equal(merged, torch.cat([x[:, h] for h in range(heads)], dim=-1)), "not the heads side by side"
-    in_memory = [int(x[b, h, s, d]) for b in range(batch) for s in range(length) for h in range(heads) for d in range(width)]
-    assert merged.flatten().tolist() == in_memory, "memory is not ordered by position, head, feature"
+    by_position = [x[b, h, s] for b in range(batch) for s in range(length) for h in range(heads)]
+    assert torch.equal(merged.flatten(), torch.cat(by_position)), "memory is not ordered by position, head, feature"
 
 
 @refuted(
@@ -174,7 +174,8 @@ def view_alone_concatenates_heads(shape):
     """view(B, S, H D) without the transpose concatenates the heads: its shape is right."""
     batch, heads, length, width = shape
     x = counted(*shape)
-    assert torch.equal(x.view(batch, length, -1), torch.cat([x[:, h] for h in range(heads)], dim=-1)), f"not for {shape}"
+    side_by_side = torch.cat([x[:, h] for h in range(heads)], dim=-1)
+    assert torch.equal(x.view(batch, length, -1), side_by_side), f"not for {shape}"
 
 
 @refuted(
@@ -198,7 +199,7 @@ def merging_heads_needs_a_copy(shape):
 )
 @given(shape=FILLED)
 def heads_are_projected_where_they_are(shape):
-    """The output projection of concatenated heads is the sum of each head's projection by its own rows of W_O: no copy."""
+    """Projecting concatenated heads is projecting each by its own rows of W_O, and adding up: no copy is needed."""
     x, w = counted(*shape), counted(shape[1], shape[3], 3)
     merged = x.transpose(1, 2).contiguous().flatten(2) @ w.flatten(0, 1)
     exactly(sum(x[:, h] @ w[h] for h in range(shape[1])), merged)
@@ -223,7 +224,7 @@ def _():
 @claim(
     rows="001-080 000-039",
     formula=r"\operatorname{split}(x)_{b, h, l, i} = x_{b, l, h d + i}",
-    if_fails="the last dim is not the one that is split, or heads and positions are not exchanged: (B, h, L, d) was viewed",
+    if_fails="another dim than the last is split, or (B, h, L, d) is viewed instead of transposed",
 )
 @given(sizes=HEADS_OF_FOUR)
 def a_head_is_a_slice_of_the_features(impl, sizes):
