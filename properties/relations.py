@@ -88,7 +88,7 @@ def _judge(trial, a: Result, b: Result, bad: np.ndarray, gap, allowed, sign: str
         where = f" at {at}" if at else ""
         budget = "; they must be the same" if sign == "==" else "" if not np.isfinite(relation.gap) else \
             f": {relation.gap:.2g} apart, {of_budget(relation.gap, relation.allowed)}"
-        raise LawFails(f"left {sign} right fails{where}: {float(left[at]):.6g} and {float(right[at]):.6g}{budget}")
+        raise LawFails(f"{a} {sign} {b} fails{where}: {float(left[at]):.6g} and {float(right[at]):.6g}{budget}")
 
 
 def _confirmed(a: Result, b: Result, bad: np.ndarray, sign: str) -> np.ndarray:
