@@ -41,7 +41,7 @@ def repeat_kv_repeats_in_place(impl, sizes, n_rep):
 
 @claim(
     rows="000-030 001-097",
-    formula=r"\operatorname{GQA}(Q, K, V) = \operatorname{MHA}(Q, R K, R V),\quad (R x)_h = x_{\lfloor h\,G / H \rfloor}",
+    formula=r"\operatorname{GQA}(Q, K, V) = \operatorname{MHA}(Q, RK, RV),\quad (Rx)_h = x_{\lfloor h\,G/H \rfloor}",
     if_fails="query head h does not read key-value head h // (H / G), or the mask of a head goes with another",
 )
 @given(x=grouped_inputs(ALL_HEADS))
