@@ -230,14 +230,19 @@ def finished_is_a_state_of_one_key(impl, ab):
 
 @claim(
     rows="001-124 001-106",
-    formula=r"\mathrm{lse} = \log\bigl(e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}\bigr)",
-    if_fails="lse is returned unmerged, in another base, or by a formula that overflows far from 0",
+    formula=r"\mathrm{lse} = \log\bigl(e^{\mathrm{lse}_1} + e^{\mathrm{lse}_2}\bigr), \qquad "
+            r"\mathrm{out} = e^{\mathrm{lse}_1 - \mathrm{lse}} \mathrm{out}_1 "
+            r"+ e^{\mathrm{lse}_2 - \mathrm{lse}} \mathrm{out}_2",
+    if_fails="weights exchanged or not normalised, lse in another base than e, or a formula that overflows far from 0",
 )
 @given(ab=states(2))
-def lse_of_a_merge(impl, ab):
-    """The merged lse is the log-sum-exp of the two, far above and below 0 too."""
+def finished_attentions_merge(impl, ab):
+    """Finished attentions are averaged with weights e^(lse_i - lse), where lse is the log-sum-exp of theirs."""
     (lse1, _, out1), (lse2, _, out2) = ab
-    agree(impl.merge_lse(out1, lse1, out2, lse2).lse, torch.logaddexp(lse1, lse2))
+    found, lse = impl.merge_lse(out1, lse1, out2, lse2), torch.logaddexp(lse1, lse2)
+    first, second = ((x - lse.masked_fill(lse == -INF, 0)).exp()[..., None] for x in (lse1, lse2))
+    agree(found.lse, lse)
+    agree(found.out, first * out1 + second * out2)
 
 
 @refuted(rows="001-124", formula=r"p^{(1)} e^{m_1 - m} = p_{1:k}, \qquad p^{(1)} = \operatorname{softmax}(x_{1:k})")
