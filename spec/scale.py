@@ -44,22 +44,21 @@ def the_scale_folds_into_the_queries(impl, x, factor):
 
 def _first_query(x, factor):
     keep = x.visible()[0, 0, 0]
-    if not keep.any() or x.q.shape[3] != 1:
-        return None
-    return {"q": float(x.q[0, 0, 0, 0]), "k": x.k[0, 0, keep, 0].tolist(), "v": x.v[0, 0, keep, 0].tolist(),
-            "n": int(keep.sum()), "c": factor, "s": x.scale}
+    dots = x.k[0, 0, keep] @ x.q[0, 0, 0]
+    return {"d": dots.tolist(), "v": x.v[0, 0, keep, 0].tolist(), "n": int(keep.sum()), "c": factor, "s": x.scale} \
+        if keep.any() else None
 
 
 @the_scale_folds_into_the_queries.proof(tie=_first_query)
 def _():
-    """For every number n of visible keys and every real factor; head dim 1, as a score is linear in q."""
+    """For every number n of visible keys, any dot products d_j = q . k_j and every real factor c, since (c q) . k = c d."""
     j, n = symbols("j n", integer=True, positive=True)
-    k, v, (q, c, s) = IndexedBase("k", real=True), IndexedBase("v", real=True), symbols("q c s", real=True)
+    d, v, (c, s) = IndexedBase("d", real=True), IndexedBase("v", real=True), symbols("c s", real=True)
 
-    def out(query, scale):
-        return Sum(exp(scale * query * k[j]) * v[j], (j, 1, n)) / Sum(exp(scale * query * k[j]), (j, 1, n))
+    def out(dot, scale):
+        return Sum(exp(scale * dot(j)) * v[j], (j, 1, n)) / Sum(exp(scale * dot(j)), (j, 1, n))
 
-    return out(c * q, s), out(q, c * s)
+    return out(lambda j: c * d[j], s), out(lambda j: d[j], c * s)
 
 
 @claim(
