@@ -51,7 +51,7 @@ def _first_query(x, factor):
 
 @the_scale_folds_into_the_queries.proof(tie=_first_query)
 def _():
-    """For every number n of visible keys, any dot products d_j = q . k_j and every real factor c: (c q) . k_j = c d_j."""
+    """For every number n of visible keys, any products d_j = q . k_j and every real factor c: (c q) . k_j = c d_j."""
     j, n = symbols("j n", integer=True, positive=True)
     d, v, (c, s) = IndexedBase("d", real=True), IndexedBase("v", real=True), symbols("c s", real=True)
 
