@@ -134,7 +134,7 @@ class Implementation:
             raise Raised(message) from error
         trial.inside += time.perf_counter() - start
         if trial.refusing:                                         # accepted, and there is nothing to compare with
-            trial.calls.append(Call(operation.name, self.dtype, received))
+            trial.calls.append(Call(operation.name, self.dtype, received, excused=excuse))
             return None
         fault, values = self._check(operation, arguments, returned, placed)
         if fault:
