@@ -17,11 +17,6 @@ def ones(*shape):
     return torch.ones(*shape, dtype=torch.float64)
 
 
-def of_query_heads(x):
-    """The values, each key-value head repeated for the query heads that read it."""
-    return x.v.repeat_interleave(x.groups, dim=1)
-
-
 # ------------------------------------------------------------------------------------------------------------ the masks
 
 @claim(
@@ -140,7 +135,7 @@ def the_future_has_no_influence(impl, drawn, key, value):
 @given(x=attention_inputs(causal=True, same_lengths=True))
 def the_first_token_sees_itself(impl, x):
     """A causal query sees its own key too: the first one sees nothing else and returns its own value."""
-    agree(impl.attention(*x, **x.options).out[:, :, 0], of_query_heads(x)[:, :, 0])
+    agree(impl.attention(*x, **x.options).out[:, :, 0], x.values_of_heads()[:, :, 0])
 
 
 @refuted(rows="003-006 001-176 002-043", formula=r"\Omega_i = \{\,j < i\,\}")
@@ -179,7 +174,7 @@ def encoders_use_the_causal_mask(impl, x):
 def without_a_mask_every_token_is_seen(impl, x):
     """Without a mask the first token sees the last: at scale 0 it returns the mean of all values."""
     n = x.k.shape[2]
-    agree(impl.attention(*x, **x.options).out[:, :, 0] * n, of_query_heads(x).sum(2))
+    agree(impl.attention(*x, **x.options).out[:, :, 0] * n, x.values_of_heads().sum(2))
 
 
 # -------------------------------------------------------------------------------------------------------------- windows
@@ -206,7 +201,7 @@ def a_window_past_the_length_is_causal(impl, x, spare):
 @given(x=attention_inputs(same_lengths=True))
 def a_window_of_one_returns_the_values(impl, x):
     """With a window of 1 every token sees only itself: the output is V, each value head for its query heads."""
-    agree(impl.attention(*x, **x.options, window=1).out, of_query_heads(x))
+    agree(impl.attention(*x, **x.options, window=1).out, x.values_of_heads())
 
 
 @refuted(rows="002-053", formula=r"\operatorname{attention}(\text{causal}) = \operatorname{attention}(w = 2)")

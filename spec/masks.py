@@ -11,11 +11,6 @@ CONTENTS = (0.0, 1.0, -8.0, 64.0, -64.0)        # of a hidden key; with moderate
 LARGE_VALUES = (0.0, -1.0, 6e4, -6e4)           # of a hidden value; finite in every dtype
 
 
-def of_query_heads(x):
-    """The values, each key-value head repeated for the query heads that read it."""
-    return x.v.repeat_interleave(x.groups, dim=1)
-
-
 # ------------------------------------------------------------------------------------------ a hidden key weighs nothing
 
 @claim(
@@ -211,10 +206,10 @@ def true_means_visible(impl, drawn):
     """A mask that is True at one key alone returns the value of that key."""
     x, j = drawn
     mask = (torch.arange(x.k.shape[2]) == j)[None, None, None]
-    agree(impl.attention(*x, **x.options, mask=mask).out, of_query_heads(x)[:, :, j:j + 1])
+    agree(impl.attention(*x, **x.options, mask=mask).out, x.values_of_heads()[:, :, j:j + 1])
 
 
-@true_means_visible.proof(tie=lambda drawn: {"v": float(of_query_heads(drawn[0])[0, 0, drawn[1], 0])})
+@true_means_visible.proof(tie=lambda drawn: {"v": float(drawn[0].values_of_heads()[0, 0, drawn[1], 0])})
 def _():
     """For any score s of the one visible key."""
     s, v = symbols("s v", real=True)
@@ -255,7 +250,7 @@ def empty_rows_give_zero(impl, x):
 def an_empty_row_is_the_mean_of_the_values(impl, x):
     """A query whose keys are all hidden averages all values, hidden or not."""
     hidden = torch.zeros(1, 1, 1, 1, dtype=torch.bool)
-    agree(impl.attention(*x, **x.options, mask=hidden).out, of_query_heads(x).mean(2, keepdim=True))
+    agree(impl.attention(*x, **x.options, mask=hidden).out, x.values_of_heads().mean(2, keepdim=True))
 
 
 @claim(

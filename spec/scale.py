@@ -8,11 +8,6 @@ POWERS_OF_4 = st.sampled_from((4.0, 0.25, -1.0, -4.0))        # exact even where
 HEADS = ((2, 1), (2, 2), (4, 2), (3, 1), (6, 2))
 
 
-def of_query_heads(x):
-    """The values, each key-value head repeated for the query heads that read it."""
-    return x.v.repeat_interleave(x.groups, dim=1)
-
-
 @claim(
     rows="000-003 001-145",
     formula=r"\operatorname{attention}(Q, K, V) = \operatorname{attention}(Q, K, V, \text{scale} = D^{-1/2})",
@@ -84,4 +79,4 @@ def a_scale_of_zero_gives_the_mean(impl, x):
     """A scale of 0 is obeyed: every query returns the mean of the values that it sees."""
     visible = x.visible().double()
     count = visible.sum(-1, keepdim=True)
-    agree(impl.attention(*x, **x.options).out * count, visible @ of_query_heads(x))
+    agree(impl.attention(*x, **x.options).out * count, visible @ x.values_of_heads())

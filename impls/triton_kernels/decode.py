@@ -11,7 +11,7 @@ import triton
 import triton.language as tl
 
 from .attention import block_sizes, check_qkv, empty_state, first_tile, visit_keys
-from .common import ARITHMETIC, LOG2E, require, require_device, require_floats
+from .common import ARITHMETIC, LOG2E, require, require_floats
 
 
 @triton.jit

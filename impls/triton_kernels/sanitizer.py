@@ -13,6 +13,7 @@ import torch
 import triton
 from triton.runtime import interpreter as stock
 
+
 class KernelMemoryError(RuntimeError):
     """A kernel touched memory that is not its own, or two programs would race for an element."""
 

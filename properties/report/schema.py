@@ -77,7 +77,6 @@ def completed(kind: str, data: dict) -> dict:
     return dict.fromkeys(OPTIONAL[kind].split()) | data
 
 
-
 @dataclass(frozen=True)
 class Record:
     """One event: its time (UTC), its content, and where it stands (file name, line)."""

@@ -54,6 +54,10 @@ class Inputs:
         """Query heads per key-value head."""
         return self.q.shape[1] // self.k.shape[1]
 
+    def values_of_heads(self) -> torch.Tensor:
+        """The values that each query head reads, `(B, Hq, Lk, Dv)`."""
+        return self.v.repeat_interleave(self.groups, dim=1)
+
     def scores(self) -> torch.Tensor:
         """The scaled scores `(B, Hq, Lq, Lk)` in float64, before any mask."""
         k = self.k.repeat_interleave(self.groups, dim=1)
