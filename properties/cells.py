@@ -43,7 +43,7 @@ class Column:
 class Budget:
     """How much to search: examples per cell, the seed of the run, and whether failures are shrunk."""
 
-    examples: int = 60
+    examples: int = 30
     seed: int = 0
     remembered: Callable[[], dict | None] = lambda: None      # the smallest failing example of a sibling cell
     remember: Callable[[dict], None] = lambda drawn: None

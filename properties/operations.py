@@ -10,6 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 Shape = tuple[int, ...]
 
@@ -37,7 +38,7 @@ class Operation:
     writes: frozenset[str] = frozenset()
     summary: str = ""
 
-    @property
+    @cached_property
     def required(self) -> tuple[str, ...]:
         """Names of the arguments without a default, in order."""
         return tuple(p.name for p in self.signature.parameters.values() if p.default is p.empty)

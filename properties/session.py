@@ -21,8 +21,8 @@ from .cells import Column
 from .claims import Claim
 from .subjects import Problem, Subject, load
 
-PROFILES = {"quick": 60, "thorough": 1000}
-INTERPRETED_SHARE = 4             # an interpreted kernel is slow: it gets a quarter of the examples
+PROFILES = {"quick": 30, "thorough": 1000}
+INTERPRETED_SHARE = 3             # an interpreted kernel is slow: it gets a third of the examples
 NOTES = "notes"                   # --impl notes: the columns that need no implementation
 MOST_DEATHS = 3                   # of one implementation in one operation; its other cells there are then not run
 

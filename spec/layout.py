@@ -6,7 +6,7 @@ the elements lie NaNs: whoever reads a gap shows it.
 
 import torch
 
-from properties import LAYOUTS, Layout, agree, attention_inputs, claim, given, laid, masked_rows, rows, st
+from properties import LAYOUTS, Layout, agree, attention_inputs, claim, exactly, given, laid, masked_rows, rows, st
 
 STRIDES = "the kernel assumes contiguous inputs, or strides that another tensor has"
 
@@ -192,3 +192,38 @@ def layer_norm_of_any_layout(impl, x, chosen):
     """Layer norm of a transposed, sliced or offset tensor, with weights laid out in any way, is that of its numbers."""
     tensors = x, x[0].flip(0), x[0]
     agree(impl.layer_norm(*laid_each(tensors, chosen)), impl.layer_norm(*tensors))
+
+
+@claim(
+    rows="000-033 000-035",
+    formula=r"\operatorname{split\_kv}(q, k, v)\ \text{depends on the numbers, not on where they lie}",
+    if_fails=STRIDES + "; a split starts at its first key times the stride of the keys",
+)
+@given(x=attention_inputs(scales=(None,)), n=st.integers(1, 5), chosen=layouts_of(3))
+def split_keys_of_any_layout(impl, x, n, chosen):
+    """Queries, keys and values may each lie in memory in their own way when the keys are split."""
+    agree(impl.split_kv(*laid_each(x, chosen), n_splits=n).out, impl.split_kv(*x, n_splits=n).out)
+
+
+@claim(
+    rows="000-030 000-035",
+    formula=r"\operatorname{repeat\_kv}(x, n)\ \text{depends on}\ x,\ \text{not on where it lies}",
+    if_fails=STRIDES,
+)
+@given(x=attention_inputs(), n=st.integers(1, 4), layout=layouts)
+def repeated_heads_of_any_layout(impl, x, n, layout):
+    """Key-value heads are repeated bit for bit from a tensor that lies in memory in any way."""
+    exactly(impl.repeat_kv(laid(x.k, layout), n), impl.repeat_kv(x.k, n))
+
+
+@claim(
+    rows="001-080 000-035",
+    formula=r"\operatorname{split}(x),\ \operatorname{merge}(x)\ \text{depend on}\ x,\ \text{not on where it lies}",
+    if_fails="view is called on a tensor whose strides do not allow it, or as_strided with the strides of another",
+)
+@given(x=attention_inputs(integers=True), layout=layouts)
+def heads_of_any_layout(impl, x, layout):
+    """Heads are split and merged bit for bit from a tensor that lies in memory in any way."""
+    merged = impl.merge_heads(laid(x.q, layout))
+    exactly(merged, impl.merge_heads(x.q))
+    exactly(impl.split_heads(laid(merged.tensor(), layout), x.q.shape[1]), x.q)
