@@ -18,6 +18,7 @@ from properties.numerics.statistics import binomial_p_value, chi2_p_value
 DIMS = st.sampled_from((1, 2, 3, 4, 5, 8, 16))
 SQUARES = st.sampled_from((4, 1, 16))           # whose square roots are exact
 OFFSETS = st.sampled_from((0.0, 0.5, -1.0, 2.0))
+OFTEN_ZERO = st.sampled_from((0.0, 0.0, 0.0, 0.0, 1.0, -2.0))
 
 
 def design(d):
@@ -121,7 +122,7 @@ def zero_means(mu, nu):
     if_fails="a component of the head dim is left out",
     needs=zero_means,
 )
-@given(d=DIMS, mu=OFFSETS, nu=OFFSETS)
+@given(d=DIMS, mu=OFTEN_ZERO, nu=OFTEN_ZERO)
 def mean_square_is_the_head_dim(impl, d, mu, nu):
     """Components of variance 1 give scores of mean square d_k."""
     score = impl.attention(*pairs(design(d) + mu, design(d) + nu), scale=1.0).lse
