@@ -178,10 +178,11 @@ def counterexample(cell: Cell, failure: Failure) -> dict:
 
 
 def _call(number: int, call: Call) -> dict:
+    given = {name: value for name, value in call.given.items() if value is not None and value is not False}
     return {
-        "name": f"r{number}", "call": f"{call.operation}({', '.join(call.given)})", "operation": call.operation,
+        "name": f"r{number}", "call": f"{call.operation}({', '.join(given)})", "operation": call.operation,
         "arguments": {name: encode(value, dtype=call.dtype if getattr(value, 'dtype', None) == np.float64 else None)
-                      for name, value in call.given.items() if value is not None and value is not False},
+                      for name, value in given.items()},
         "fault": call.fault,
         "results": [{"name": q.name, "got": encode(q.got), "expected": encode(q.expected), "budget": encode(q.budget),
                      "at": list(q.at), "used": _numbers(q.used)} for q in call.quantities]}

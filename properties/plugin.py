@@ -108,6 +108,13 @@ class Plugin:
             terminalreporter.section("problems")
             for problem in dict.fromkeys(map(str, session.problems)):
                 terminalreporter.write_line(problem)
+        for name, checks in session.red.items():
+            terminalreporter.section(f"look at first: {name}, {len(checks)} red")
+            for check in _telling(checks):
+                terminalreporter.write_line(f"{check['claim']} ({check['dtype'] or check['leg']})")
+                terminalreporter.write_line(f"    {check['verdict']}: {check['message']}")
+                if session.likely.get(check["claim"]):
+                    terminalreporter.write_line(f"    likely: {session.likely[check['claim']]}")
         if session.counts:
             total = sum(session.counts.values())
             terminalreporter.section("claims")
@@ -127,6 +134,18 @@ def register(config, places: Places) -> None:
         named = config.args if config.args_source is pytest.Config.ArgsSource.ARGS else []
         config.args[:] = [*named, *config.getoption("spec_dir")]
     config.pluginmanager.register(Plugin(Session(config, places)), "attest")
+
+
+def _telling(checks: list[dict]) -> list[dict]:
+    """Up to three red checks, each of another claim, the failed laws with the fewest calls first."""
+    def order(check: dict) -> tuple:
+        found = check["counterexample"] or {"calls": []}
+        return check["verdict"] != "law fails", len(found["calls"]), len(str(found.get("drawn")))
+
+    first: dict[str, dict] = {}
+    for check in sorted(checks, key=order):
+        first.setdefault(check["claim"], check)
+    return list(first.values())[:3]
 
 
 def _collection_problem(report) -> Problem:

@@ -47,6 +47,8 @@ class Session:
         self.begun = False
         self.reported: set[str] = set()
         self.counts: dict[str, int] = {}
+        self.red: dict[str, list[dict]] = {}                     # red checks by implementation, for the last words
+        self.likely: dict[str, str] = {}                         # what a claim's failure means
         given = config.getoption("run_seed")
         self.seed = self.worker["attest_seed"] if self.worker else random.SystemRandom().randrange(2**32) \
             if given is None else given
@@ -158,6 +160,8 @@ class Session:
         """Append one event to the events file of this run (the first worker: to the file of what it collected)."""
         if self.worker and self.worker["workerid"] != "gw0":
             return
+        if record["event"] == "claim":
+            self.likely[record["claim"]] = record["if_fails"]
         if self._events is None:
             path = self.collected if self.worker else self.reports / "events" / f"{self.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -189,6 +193,9 @@ class Session:
                        "message": problem.message})
 
     def finished(self, record: dict) -> None:
+        """Take in a check."""
+        if record["verdict"] in cells.RED:
+            self.red.setdefault(record["implementation"] or record["leg"], []).append(record)
         self.counts[record["verdict"]] = self.counts.get(record["verdict"], 0) + 1
         self.emit(record)
 

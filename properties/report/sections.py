@@ -94,6 +94,20 @@ class Section:
     proofs: tuple[Cell, ...]
     evidence: Counterexample | None  # what refutes the statement (or the law without its condition), as it should
     failures: tuple[Failure, ...]
+    most_used: str = ""  # the largest share of a budget that a cell which holds has used, and where
+
+
+def _most_used(cells: list[Cell]) -> str:
+    """ "41 % (naive, bf16, length 257)", the largest over the cells of implementations that hold."""
+    used = [(number(cell.check.get("budget_used")), cell) for cell in cells if cell.implementation and cell.family == "good"]
+    used = [(share, cell) for share, cell in used if share]
+    if not used:
+        return ""
+    share, cell = max(used, key=lambda pair: pair[0])
+    sizes = cell.check.get("budget_at") or {}
+    where = [cell.implementation, short_dtype(cell.dtype), *(f"{n.replace('_', ' ')} {sizes[n]:g}" for n in
+                                                             ("length", "head_dim") if n in sizes)]
+    return f"{percent(share)} ({', '.join(where)})"
 
 
 def _verdict(outcome: dict, pair: list, *, between: str) -> str:
@@ -223,6 +237,7 @@ def sections(state: State) -> list[tuple[str, list[Section]]]:
             proofs=tuple(cell for cell in cells if cell.leg == "proof"),
             evidence=shown and counterexample(shown.check["counterexample"]),
             failures=_failures(cells),
+            most_used=_most_used(cells),
         )
 
     return [(file, [section(claim) for claim in claims]) for file, claims in claims_by_file(state)]
