@@ -15,6 +15,7 @@ from hypothesis.errors import HypothesisException, Unsatisfiable, UnsatisfiedAss
 
 from .calls import EXACT, Implementation, _Broken
 from .claims import Claim
+from .rejudge import opinion
 from .results import ClaimError
 from .subjects import Subject
 from .trial import LawFails, Raised, Trial, Unfaithful, Unsupported, activate
@@ -119,9 +120,13 @@ def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
             failure = failures[kind]
             budget.remember(failure.drawn)
             others = [v for k, v in ((Unfaithful, "unfaithful"), (Raised, "crashed")) if k in failures and v != verdict]
+            stands, note = opinion(failure.calls, impl.conventions) if impl is not None and impl.subject else (True, "")
+            if not stands:
+                return Outcome("error", trial, message=f"{failure.message}; {note}", failure=failure)
+            notes = [note] * bool(note) + [f"also {', '.join(others)} on other examples"] * bool(others)
             return Outcome(verdict, trial, message=failure.message, failure=failure, law=kind is not LawFails,
                            faithful=verdict == "law fails" and not any(c.wrong() for c in failure.calls),
-                           note=f"also {', '.join(others)} on other examples" if others else "")
+                           note="; ".join(notes))
     if trial.examples and trial.examples == trial.unsupported:
         missing = trial.missing.most_common(1)[0][0] if trial.missing else ""
         return Outcome("unsupported", trial, message=missing)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from properties import (agree, assume, at_most, claim, costs, exactly, example, 
 from properties.cells import Budget, Column, columns, run
 from properties.claims import Claim
 from properties.proof import prove, vanishes
+from properties.rejudge import confirmed, opinion
 from properties.results import ClaimError, Result
 from properties.subjects import describe
 
@@ -121,6 +123,17 @@ def test_law_and_faithfulness_are_two_verdicts():
     warm, unstable_ = judged(shift, WARM), judged(shift, UNSTABLE)
     assert (warm.verdict, warm.law, warm.faithful) == ("unfaithful", True, False)
     assert (unstable_.verdict, unstable_.law, unstable_.faithful) == ("law fails", False, False)
+
+
+def test_a_failure_is_judged_again_in_ball_arithmetic():
+    pytest.importorskip("flint")
+    assert "confirmed in ball arithmetic" in judged(shift, WARM).note
+    call = judged(shift, WARM).failure.calls[0]
+    assert confirmed(call, {}) is True
+    worst = call.quantities[0]
+    doubtful = replace(call, quantities=(replace(worst, got=worst.expected, used=2.0),))   # as if float64 had erred
+    assert confirmed(doubtful, {}) is False and opinion([doubtful], {})[0] is False
+    assert confirmed(replace(call, fault="returned a view"), {}) is None
 
 
 def test_exact_laws_compare_bits_and_orders_are_judged():
