@@ -13,7 +13,7 @@ from .state import Cell
 AXES = {
     "length": "sequence length (elements, rounded up to 2ᵏ)",
     "head_dim": "head dimension (elements, rounded up to 2ᵏ)",
-    "magnitude": "largest |input| (no unit, rounded up to 2ᵏ)",
+    "magnitude": "largest |input| (no unit, rounded up to 2ᵏ, 2⁻¹⁴ or more)",
 }
 # Okabe and Ito's colours, told apart by marker and line style too.
 STYLES = {
@@ -22,6 +22,7 @@ STYLES = {
     "float16": ("#009e73", "^", "-."),
     "bfloat16": ("#cc79a7", "D", ":"),
 }
+LEAST = 2.0**-14  # smaller magnitudes are few and share a bucket
 INK = "#010203"  # replaced by the page's own text colour
 
 
@@ -38,7 +39,7 @@ def budget_profile(cells: Iterable[Cell], axis: str) -> dict[str, dict[float, fl
         for key, value in (cell.check.get("profile") or {}).get(axis, {}).items():
             place, used = number(key), number(value)
             if cell.dtype and place and used is not None:  # 0 has no place on a logarithmic axis
-                bucket = 2.0 ** math.ceil(math.log2(place))
+                bucket = max(LEAST, 2.0 ** math.ceil(math.log2(place)))
                 profile[cell.dtype][bucket] = max(used, profile[cell.dtype].get(bucket, 0.0))
     return {dtype: dict(sorted(profile[dtype].items())) for dtype in sorted(profile, key=dtype_order)}
 
