@@ -1,4 +1,4 @@
-"""Attest's machinery: what makes a claim checkable.  A spec file needs nothing but `from properties import *`-able names:
+"""Attest's machinery: what makes a claim checkable.  A spec file needs these names and nothing else:
 
     from properties import agree, attention_inputs, claim, exactly, given, refuted, rows
 

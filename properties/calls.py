@@ -129,7 +129,8 @@ class Implementation:
             raise Unsupported(str(error) or f"{operation.name} is not implemented for this input") from None
         except Exception as error:
             trial.inside += time.perf_counter() - start
-            message = f"{operation.name} raised {type(error).__name__}: {str(error).strip().splitlines()[0] if str(error) else ''}"
+            first_line = (str(error).strip().splitlines() or [""])[0]
+            message = f"{operation.name} raised {type(error).__name__}: {first_line}"
             trial.calls.append(Call(operation.name, self.dtype, received, fault=message, excused=excuse))
             raise Raised(message) from error
         trial.inside += time.perf_counter() - start
@@ -179,7 +180,8 @@ class Implementation:
         if name in operation.tensors:
             return place(value, getattr(torch, self.dtype), layout=layout, device=device)
         if name in operation.states:
-            return place(value, getattr(torch, _AT_LEAST_FLOAT32.get(self.dtype, self.dtype)), layout=layout, device=device)
+            wide = _AT_LEAST_FLOAT32.get(self.dtype, self.dtype)
+            return place(value, getattr(torch, wide), layout=layout, device=device)
         if value.dtype == torch.bool:
             return place(value, torch.bool, layout=layout, device=device)
         return value.to(device)
@@ -203,7 +205,8 @@ class Implementation:
         tensors = returned if isinstance(returned, tuple) else (returned,)
         names = operation.returns
         if len(tensors) != len(names) and not (names == ("out", "lse+") and len(tensors) == 1):
-            return f"returned {len(tensors)} values, expected {len(names)}: {', '.join(n.strip('+?') for n in names)}", {}
+            expected = ", ".join(name.strip("+?") for name in names)
+            return f"returned {len(tensors)} values, expected {len(names)}: {expected}", {}
         kind = np.ndarray if self.subject.array == "numpy" else torch.Tensor
         values: dict = {}
         shapes = operation.shapes(**{n: v.values if isinstance(v, Laid) else v for n, v in arguments.items()})

@@ -15,7 +15,7 @@ from hypothesis.errors import HypothesisException, Unsatisfiable, UnsatisfiedAss
 
 from .calls import EXACT, Implementation, _Broken
 from .claims import Claim
-from .rejudge import opinion
+from .rejudge import fitting_contract, opinion
 from .results import ClaimError
 from .subjects import Subject
 from .trial import LawFails, Raised, Trial, Unfaithful, Unsupported, activate
@@ -93,7 +93,8 @@ def run(claim: Claim, column: Column, budget: Budget, *, record: Callable[..., N
             outcome = _refute(claim, trial, impl, budget)
         else:
             outcome = _hold(claim, trial, impl, budget)
-            if claim.needs and outcome.verdict == "holds" and (column.leg in (EXACT, "torch") or claim.over == "floats"):
+            searched = column.leg in (EXACT, "torch") or claim.over == "floats"
+            if claim.needs and outcome.verdict == "holds" and searched:
                 outcome = _needed(claim, outcome, column, budget)
     except (ClaimError, HypothesisException) as error:
         outcome = Outcome("error", trial, message=f"{type(error).__name__}: {error}")
@@ -111,11 +112,14 @@ def _never_supported(claim: Claim, column: Column, missing: list[str], budget: B
     return trial.examples > 0 and trial.examples == trial.unsupported
 
 
+_VERDICTS = {LawFails: "law fails", _Broken: "unfaithful", Unfaithful: "unfaithful", Raised: "crashed"}   # worst first
+
+
 def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
     remembered = budget.remembered()
     _search(claim, trial, impl, budget, condition=claim.needs, first=remembered)
     failures = trial.failures
-    for kind, verdict in ((LawFails, "law fails"), (_Broken, "unfaithful"), (Unfaithful, "unfaithful"), (Raised, "crashed")):
+    for kind, verdict in _VERDICTS.items():
         if kind in failures:
             failure = failures[kind]
             budget.remember(failure.drawn)
@@ -123,7 +127,9 @@ def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
             stands, note = opinion(failure.calls, impl.conventions) if impl is not None and impl.subject else (True, "")
             if not stands:
                 return Outcome("error", trial, message=f"{failure.message}; {note}", failure=failure)
-            notes = [note] * bool(note) + [f"also {', '.join(others)} on other examples"] * bool(others)
+            hint = fitting_contract(failure.calls, impl.subject) if kind is Unfaithful and impl.subject else ""
+            also = f"also {', '.join(others)} on other examples" if others else ""
+            notes = [text for text in (note, hint, also) if text]
             return Outcome(verdict, trial, message=failure.message, failure=failure, law=kind is not LawFails,
                            faithful=verdict == "law fails" and not any(c.wrong() for c in failure.calls),
                            note="; ".join(notes))
@@ -140,7 +146,8 @@ def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
 
 def _refute(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
-    _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.generate, Phase.target, Phase.shrink), only_law=True)
+    _search(claim, trial, impl, wider, derandomize=True, only_law=True,
+            phases=(Phase.generate, Phase.target, Phase.shrink))
     found = "found"
     if LawFails not in trial.failures and _pinned(claim):
         _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.explicit,), only_law=True)
@@ -161,8 +168,8 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
     _search(claim, without, impl, wider, condition=lambda **drawn: not _holds(claim.needs, drawn), derandomize=True,
             only_law=True)
     if LawFails not in without.failures:
-        return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but no counterexample "
-                       f"without it among {without.examples} examples: is the condition needed?")
+        return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but there is no "
+                       f"counterexample without it among {without.examples} examples: is the condition needed?")
     number = without.first_failure[LawFails]
     return replace(outcome, failure=without.failures[LawFails],
                    note=f"needs {claim.needs.__name__}: without it example {number} is a counterexample")
@@ -227,7 +234,8 @@ def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Call
         extra = {"derandomize": True}
     else:
         extra = {}
-        test = hypothesis.seed(f"{budget.seed} {trial.claim} {trial.dtype} {impl.subject.name if impl and impl.subject else ''}")(test)
+        name = impl.subject.name if impl is not None and impl.subject else ""
+        test = hypothesis.seed(f"{budget.seed} {trial.claim} {trial.dtype} {name}")(test)
     test = settings(max_examples=budget.examples, deadline=None, database=None, phases=phases, print_blob=False,
                     suppress_health_check=list(HealthCheck), report_multiple_bugs=not only_law, **extra)(test)
     for pinned in _pinned(claim):

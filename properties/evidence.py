@@ -153,8 +153,8 @@ def _check(cell: Cell, verdict: str, message: str) -> dict:
     return {
         "event": "check", "id": cell.id, "claim": cell.claim, "leg": cell.leg, "implementation": cell.implementation,
         "dtype": cell.dtype, "verdict": verdict, "message": message, "law": None, "faithful": None, "examples": 0,
-        "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {}, "reach": {},
-        "seconds": 0.0, "inside": 0.0, "note": "", "counterexample": None, "digest": cell.digest}
+        "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {},
+        "reach": {}, "seconds": 0.0, "inside": 0.0, "note": "", "counterexample": None, "digest": cell.digest}
 
 
 def _plain(sizes: dict) -> dict:
@@ -169,7 +169,8 @@ def counterexample(cell: Cell, failure: Failure) -> dict:
         "drawn": {name: encode(value) for name, value in failure.drawn.items()},
         "calls": [_call(i, call) for i, call in enumerate(failure.calls, 1)],
         "relation": relation and {
-            "text": f"{relation.left} {_SIGNS[relation.sign]} {relation.right}", "at": list(relation.at), "off_by": _numbers(relation.gap),
+            "text": f"{relation.left} {_SIGNS[relation.sign]} {relation.right}", "at": list(relation.at),
+            "off_by": _numbers(relation.gap),
             "budget": _numbers(relation.allowed),
             "left": encode(relation.left.exact if cell.leg == "exact" else relation.left),
             "right": encode(relation.right.exact if cell.leg == "exact" else relation.right)},

@@ -20,8 +20,8 @@ def items_of(session: Session, collector, claim: Claim) -> list[pytest.Item]:
     problem = session.wrong_with(claim)
     if problem is not None:
         return [BrokenItem.from_parent(collector, name=f"{claim.name}[problem]", problem=problem)]
-    return [ClaimItem.from_parent(collector, name=f"{claim.name}[{column.label}]", claim=claim, column=column, run=session)
-            for column in session.columns(claim)]
+    return [ClaimItem.from_parent(collector, name=f"{claim.name}[{column.label}]", claim=claim, column=column,
+                                  run=session) for column in session.columns(claim)]
 
 
 class ClaimItem(pytest.Item):

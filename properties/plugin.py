@@ -23,8 +23,8 @@ def add_options(parser) -> None:
     """Attest's command-line options."""
     group = parser.getgroup("attest", "claims about attention")
     group.addoption("--impl", action="append", default=[], metavar="NAME|FILE",
-                    help="only this implementation, by name (naive, sdpa, sdpa.flash ...) or a kernel file; 'notes' for "
-                         "the columns without one (proof, exact, torch); repeatable; default: all")
+                    help="only this implementation, by name (naive, sdpa, sdpa.flash ...) or a kernel file; 'notes' "
+                         "for the columns without one (proof, exact, torch); repeatable; default: all")
     group.addoption("--dtype", action="append", default=[], choices=DTYPES, help="only this dtype; repeatable")
     group.addoption("--examples", type=int, default=None, help="examples per cell (default: the profile's)")
     group.addoption("--profile", choices=sorted(PROFILES), default="quick", help="how much to search")
@@ -118,7 +118,8 @@ class Plugin:
         if session.counts:
             total = sum(session.counts.values())
             terminalreporter.section("claims")
-            terminalreporter.write_line(f"{total} cells: " + ", ".join(f"{n} {v}" for v, n in sorted(session.counts.items())))
+            verdicts = ", ".join(f"{count} {verdict}" for verdict, count in sorted(session.counts.items()))
+            terminalreporter.write_line(f"{total} cells: {verdicts}")
             terminalreporter.write_line(f"seed {session.seed} (repeat with --run-seed {session.seed}); "
                                         f"events in {session.reports / 'events' / (session.name + '.jsonl')}")
 

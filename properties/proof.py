@@ -3,7 +3,7 @@
 A proof returns `(left, right)`, or a list of such pairs (one per size, "for n <= 4").  It holds when SymPy shows
 left - right = 0 for each; an exception, or anything less, is *not proved*.  Two things keep it honest:
 
-- *perturbed*: with 1 added to the left side it must not be provable (a prover that says yes to everything says no more);
+- *perturbed*: with 1 added to the left side it must not be provable (a prover that always says yes says nothing);
 - *tied*: on drawn examples of the claim both sides, evaluated in numbers, equal the exact values that the claim's own
   `agree` compared.  By default symbols are bound by name: a drawn tensor `x` to `IndexedBase("x")` (1-based, its first
   row) and `n` to its length, numbers to symbols of their name, the free index `i` to 1, the compared element being the

@@ -1,10 +1,12 @@
-"""A second opinion before anything is called a failure: the exact value in ball arithmetic, rigorous to 128 bits."""
+"""A second opinion before anything is called a failure: ball arithmetic, rigorous to 128 bits, and other contracts."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from .numerics import PRESETS, contract_for, evaluate, violations
 from .operations import OPERATIONS
+from .subjects import Subject
 from .trial import Call
 
 
@@ -38,3 +40,20 @@ def opinion(calls: list[Call], conventions: dict) -> tuple[bool, str]:
     if verdicts and None not in verdicts:
         return False, "ball arithmetic does not confirm it: the exact value in float64 is not good enough here"
     return True, ""
+
+
+def fitting_contract(calls: list[Call], subject: Subject) -> str:
+    """Another rounding contract that the calls of a failing example keep, as a hint; "" where there is none."""
+    if any(call.fault for call in calls) or not any(call.quantities for call in calls):
+        return ""
+    for preset in PRESETS:
+        if preset != subject.rounding and all(_keeps(call, preset, subject) for call in calls):
+            return f"this example keeps the contract {preset!r}: declare ROUNDING = {preset!r} if the kernel rounds so"
+    return ""
+
+
+def _keeps(call: Call, preset: str, subject: Subject) -> bool:
+    got = {q.name: q.got for q in call.quantities}
+    exacts = evaluate(call.operation, call.given, contract_for(preset, call.dtype, device=subject.device),
+                      dict(subject.conventions))
+    return all((violations(got[e.name], e) <= 1).all() for e in exacts if e.name in got)

@@ -211,7 +211,7 @@ class Result:
 def lift(x) -> Result:
     """A Result, or a constant as one."""
     if not isinstance(x, (Result, torch.Tensor, np.ndarray, int, float, list)):
-        raise ClaimError(f"{type(x).__name__} is neither a Result nor a number; of several results pick one (.out, .lse)")
+        raise ClaimError(f"{type(x).__name__} is neither a Result nor a number; of several, pick one: .out, .lse")
     return x if isinstance(x, Result) else Result.constant(x)
 
 

@@ -57,7 +57,8 @@ def _call(number: int, call: Call, cell: Cell) -> list[str]:
             names[name] = repr(value)
     variant = "." in cell.implementation
     function = f'variant["{call.operation}"]' if variant else f"kernel.{call.operation}"
-    arguments = [names[n] for n in operation.required] + [f"{n}={v}" for n, v in names.items() if n not in operation.required]
+    options = [f"{name}={value}" for name, value in names.items() if name not in operation.required]
+    arguments = [names[name] for name in operation.required] + options
     lines.append(f"r{number} = {function}({', '.join(arguments)})")
     parts = [n.strip("+?") for n in operation.returns]
     if call.operation == "merge":

@@ -229,7 +229,7 @@ class Session:
 
 
 def _probe(path: Path) -> Problem | None:
-    """Import a kernel file in a child process first: one that kills or hangs its process must not take the run along."""
+    """Import a kernel file in a child process first: one that kills or hangs it must not take the run along."""
     code = ("import sys; from pathlib import Path; from properties.subjects import load; "
             "load(Path(sys.argv[1]), name='probe')")
     try:

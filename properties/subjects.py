@@ -1,4 +1,4 @@
-"""Implementations under test: loading a kernel file, reading what it offers and saying clearly what is wrong with it."""
+"""Implementations under test: loading a kernel file, reading what it offers, saying clearly what is wrong with it."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from .numerics.contracts import contract_for
 from .operations import OPERATIONS, Operation
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -114,6 +115,12 @@ def _subject(namespace: dict, name: str, shown: str, digest: str, problems: list
     dtypes = tuple(str(d).removeprefix("torch.") for d in namespace.get("DTYPES", ("float32",)))
     for bad in [d for d in dtypes if d not in DTYPES]:
         problems.append(Problem(shown, f"DTYPES names {bad!r}; known are {', '.join(DTYPES)}"))
+    rounding = namespace.get("ROUNDING", "fused")
+    try:
+        contract_for(rounding, "float32")
+    except (ValueError, TypeError) as error:
+        problems.append(Problem(shown, f"ROUNDING = {rounding!r}: {error}; judged as 'fused'"))
+        rounding = "fused"
     conventions = {key: values[0] for key, values in CONVENTIONS.items()}
     for key, value in namespace.get("CONVENTIONS", {}).items():
         if value in CONVENTIONS.get(key, ()):
@@ -125,7 +132,7 @@ def _subject(namespace: dict, name: str, shown: str, digest: str, problems: list
         name=name, file=shown, operations=operations, digest=digest, keywords=keywords, conventions=conventions,
         title=(namespace.get("__doc__") or "").strip().split("\n")[0], dtypes=tuple(d for d in dtypes if d in DTYPES),
         device=str(namespace.get("DEVICE", "cpu")), array=str(namespace.get("ARRAY", "torch")),
-        rounding=namespace.get("ROUNDING", "fused"), domain=namespace.get("DOMAIN", {}), note=namespace.get("NOTE", ""),
+        rounding=rounding, domain=namespace.get("DOMAIN", {}), note=namespace.get("NOTE", ""),
         expected_failures=tuple(ExpectedFailure(**e) for e in namespace.get("EXPECTED_FAILURES", ())))
 
 

@@ -81,7 +81,7 @@ def of_budget(gap: float, budget: float) -> str:
     if budget == 0:
         return "where it must be exact"
     share = gap / budget
-    return f"budget {budget:.2g}: {100 * share:.0f} %" if share < 100 else f"budget {budget:.2g}: {share:.2g} times that"
+    return f"budget {budget:.2g}: " + (f"{100 * share:.0f} %" if share < 100 else f"{share:.2g} times that")
 
 
 @dataclass(frozen=True)

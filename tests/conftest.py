@@ -32,7 +32,8 @@ class Run:
 def attest(tmp_path):
     """attest(spec=text or None, kernels={name: text}, options=[...]) runs the claims of a temporary spec folder."""
 
-    def run(*options: str, spec: dict[str, str] | None = None, kernels: dict[str, str] | None = None, workers: int = 0) -> Run:
+    def run(*options: str, spec: dict[str, str] | None = None, kernels: dict[str, str] | None = None,
+            workers: int = 0) -> Run:
         folder = tmp_path / "claims"
         folder.mkdir(exist_ok=True)
         for name, text in (spec or {}).items():

@@ -99,8 +99,8 @@ class Section:
 
 def _most_used(cells: list[Cell]) -> str:
     """ "41 % (naive, bf16, length 257)", the largest over the cells of implementations that hold."""
-    used = [(number(cell.check.get("budget_used")), cell) for cell in cells if cell.implementation and cell.family == "good"]
-    used = [(share, cell) for share, cell in used if share]
+    holding = [cell for cell in cells if cell.implementation and cell.family == "good"]
+    used = [(share, cell) for cell in holding if (share := number(cell.check.get("budget_used")))]
     if not used:
         return ""
     share, cell = max(used, key=lambda pair: pair[0])

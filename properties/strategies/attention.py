@@ -129,8 +129,9 @@ REGIMES = {
 @st.composite
 def attention_inputs(draw, *, causal: bool | None = False, masks: bool = False, windows: bool = False,
                      empty_rows: bool = True, scales: tuple = SCALES, heads: tuple = HEADS, least_keys: int = 1,
-                     least_queries: int = 1, same_lengths: bool = False, least_dim: int = 1, integers: bool | None = None,
-                     regimes: tuple[str, ...] = tuple(REGIMES), most: int = 257) -> Inputs:
+                     least_queries: int = 1, same_lengths: bool = False, least_dim: int = 1,
+                     integers: bool | None = None, regimes: tuple[str, ...] = tuple(REGIMES),
+                     most: int = 257) -> Inputs:
     """Inputs of attention, finite.
 
     `causal=None` draws it; `masks` and `windows` add a boolean mask (broadcast shapes too) and a window in part of the

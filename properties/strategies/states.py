@@ -11,7 +11,7 @@ from .values import MODERATE, TABLE, Table, arrays, choice, reach, tensor
 
 _SHAPES = ((1,), (2,), (3,), (2, 3), (1, 2, 5), (17,), (65,))
 _WIDTHS = (1, 2, 3, 1, 2, 5, 16, 17)
-_DENOMINATORS = Table("DENOMINATORS", np.resize([1.0, 2.0, 3.0, 1.5, 0.5, 1.125, 5.0, 16.0, 17.0, 64.0, 129.0, 257.0], 256))
+_DENOMINATORS = Table("DENOMINATORS", np.resize([1, 2, 3, 1.5, 0.5, 1.125, 5, 16, 17, 64, 129, 257], 256))
 _SPECIAL = (-np.inf, np.inf, np.nan)
 
 

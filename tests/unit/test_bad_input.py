@@ -64,7 +64,8 @@ def test_kernel_file_that_does_not_import(attest):
 
 
 def test_kernel_file_that_kills_its_importer(attest):
-    run = attest(spec={"good.py": GOOD}, kernels={"kernel.py": KERNEL, "deadly.py": "import os\nos._exit(3)\n"}, workers=2)
+    deadly = "import os\nos._exit(3)\n"
+    run = attest(spec={"good.py": GOOD}, kernels={"kernel.py": KERNEL, "deadly.py": deadly}, workers=2)
     one_problem(run, "deadly.py", "ends the process while it is imported")
     assert run.checks()["good[kernel-float64]"]["verdict"] == "holds"
 
@@ -74,6 +75,12 @@ def test_wrong_signature(attest):
     run = attest(spec={"good.py": GOOD}, kernels={"wrong.py": wrong})
     one_problem(run, "wrong.py", "log_sum_exp", "(x, dim, keepdim)", "expected (x)")
     assert run.checks()["good[wrong-float64]"]["verdict"] == "holds"
+
+
+def test_attributes_that_mean_nothing(attest):
+    run = attest(spec={"good.py": GOOD}, kernels={"odd.py": KERNEL + "ROUNDING = 'loose'\n"})
+    one_problem(run, "odd.py", "ROUNDING = 'loose'", "fp32-inside")
+    assert run.checks()["good[odd-float64]"]["verdict"] == "holds"
 
 
 @pytest.mark.parametrize("line, message", [

@@ -9,8 +9,8 @@ import pytest
 import sympy
 import torch
 
-from properties import (agree, assume, at_most, claim, costs, exactly, example, given, plausible, refuted, rejects, rows,
-                        st, statistical)
+from properties import (agree, assume, at_most, attention_inputs, claim, costs, exactly, example, given, plausible,
+                        refuted, rejects, rows, st, statistical)
 from properties.cells import Budget, Column, columns, run
 from properties.claims import Claim
 from properties.proof import prove, vanishes
@@ -134,6 +134,23 @@ def test_a_failure_is_judged_again_in_ball_arithmetic():
     doubtful = replace(call, quantities=(replace(worst, got=worst.expected, used=2.0),))   # as if float64 had erred
     assert confirmed(doubtful, {}) is False and opinion([doubtful], {})[0] is False
     assert confirmed(replace(call, fault="returned a view"), {}) is None
+
+
+def test_a_kernel_that_keeps_another_contract_is_told_so():
+    @claim(rows="001-001")
+    @given(x=attention_inputs(regimes=("large scores", "plain"), integers=False, scales=(None,)))
+    def eager(impl, x):
+        """One call of attention."""
+        impl.attention(*x)
+
+    def scores_in_half(q, k, v, scale=None):
+        k, v = (x.repeat_interleave(q.shape[1] // k.shape[1], dim=1) for x in (k, v))
+        return torch.softmax((q @ k.mT) * q.shape[-1] ** -0.5, -1) @ v
+
+    outcome = judged(eager, subject(attention=scores_in_half, DTYPES=("bfloat16",)), dtype="bfloat16")
+    assert outcome.verdict == "unfaithful" and "ROUNDING = 'naive'" in outcome.note, (outcome.message, outcome.note)
+    declared = subject(attention=scores_in_half, DTYPES=("bfloat16",), ROUNDING="naive")
+    assert judged(eager, declared, dtype="bfloat16").verdict == "holds"
 
 
 def test_exact_laws_compare_bits_and_orders_are_judged():
@@ -295,7 +312,8 @@ def _same(impl, x):
     agree(impl.softmax(x), impl.softmax(x))
 
 
-@pytest.mark.parametrize("left, right", [("a + b", "b + a"), ("exp(a + b)", "exp(a) * exp(b)"), ("(a + b)**2", "a**2 + 2*a*b + b**2")])
+@pytest.mark.parametrize("left, right", [("a + b", "b + a"), ("exp(a + b)", "exp(a) * exp(b)"),
+                                         ("(a + b)**2", "a**2 + 2*a*b + b**2")])
 def test_the_prover_proves_what_is_true_and_no_more(left, right):
     left, right = sympy.sympify(left), sympy.sympify(right)
     assert not vanishes(left, right)
