@@ -2,6 +2,9 @@
 
 import pytest
 
+from properties.report.schema import read_events
+from properties.report.state import fold
+
 CLAIM = '''
 @claim(rows="001-119")
 @given(x=rows(most=3, n_rows=1))
@@ -57,3 +60,12 @@ def test_sixty_cells_of_which_thirty_crash_are_sixty_verdicts(attest):
     assert verdicts.count("crashed") + verdicts.count("not run") == 30
     assert verdicts.count("crashed") >= 3
     assert all("has crashed" in c["message"] for c in checks.values() if c["verdict"] == "not run")
+
+
+def test_what_was_known_before_a_crash_of_the_whole_run_is_kept(attest, tmp_path):
+    run = attest(spec={"two.py": claims(2)}, kernels={"kernel.py": KERNEL.format(deed="os._exit(3)")})
+    assert run.status == 3
+    assert {c: check["verdict"] for c, check in run.checks().items()} == {
+        "claim_0[kernel-float64]": "holds", "claim_0[kernel-float32]": "holds"}
+    state = fold(*read_events(tmp_path / "reports" / "events"))
+    assert sorted(cell.verdict for cell in state.cells) == ["holds", "holds", "not run", "not run"]

@@ -61,7 +61,8 @@ def test_attention_inputs_reach_every_regime_shape_and_option():
     for name, share in {"exact scores": 0.3, "rounded scores": 0.3, "GQA": 0.1, "MQA": 0.1, "MHA": 0.2, "Lq = Lk": 0.2,
                         "Lq != Lk": 0.2, "Dv = D": 0.2, "Dv != D": 0.2, "several blocks": 0.2, "mask": 0.3,
                         "causal": 0.2, "window": 0.2, "scale": 0.5, "one key beyond a block": 0.1,
-                        "a query that sees nothing": 0.05, "batch 1": 0.2, "batch 2": 0.04, "batch 3": 0.04, "head dim 1": 0.02, "head dim 80": 0.005,
+                        "a query that sees nothing": 0.05, "batch 1": 0.2, "batch 2": 0.04, "batch 3": 0.04,
+                        "head dim 1": 0.02, "head dim 80": 0.005,
                         "head dim 96": 0.005}.items():
         assert seen[name] >= EXAMPLES * share, (name, seen[name], seen)
 
