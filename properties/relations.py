@@ -26,7 +26,8 @@ def agree(a, b) -> None:
     if trial.judge == "exact":
         gap, allowed = np.abs(difference(a.exact, b.exact)), a.budget + b.budget
     else:
-        gap, allowed = np.abs(a.error - b.error), a.budget + b.budget
+        with np.errstate(invalid="ignore"):
+            gap, allowed = np.abs(a.error - b.error), a.budget + b.budget
     bad = ~(gap <= allowed) & ~np.isinf(allowed)
     _judge(trial, a, b, bad, gap, allowed, "=")
 

@@ -96,7 +96,8 @@ def _recomputed_weights(scores, found, lse, c):
         lse_error = np.maximum(lse_error, np.where(np.isfinite(found.lse), np.abs(lse - found.lse), 0.0)[..., None])
     abs_S, gap = np.where(seen, np.abs(S), 0.0), np.where(seen, np.abs(L - S), 0.0)
     eps = scores.E + lse_error + c.u * (c.exp_c + c.exp_x * gap + 2.0 * c.exp_m * (abs_S + np.abs(L)))
-    error = np.maximum(weights.probability_budget(w, c), w.P * np.expm1(np.minimum(eps, 40.0)) + c.flush)
+    # exp(S - lse) is not normalised: an lse that is far off has no bound but its own exponential (and may overflow)
+    error = np.maximum(weights.probability_budget(w, c), w.P * np.expm1(np.minimum(eps, 700.0)) + c.flush)
     if c.probs:
         error = error + (w.P + error) * c.roundoff(c.probs) + SMALLEST_SUBNORMAL[c.probs]
     return np.where(seen, error, 0.0)

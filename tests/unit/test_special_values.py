@@ -4,13 +4,37 @@ import math
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from properties.numerics import (ANY, FIN, KIND_NAMES, NAN, NONFINITE, PRESETS, SUPPORTED, ZERO, ZERO_OR_NAN, Exact,
-                                 contract_for, evaluate, violations)
-from tests.unit.references import (CONVENTIONS, DTYPES, INF, numbers, online, online_backwards, online_base2,
-                                   sequential, textbook, to_torch)
+from properties.numerics import (
+    ANY,
+    FIN,
+    KIND_NAMES,
+    NAN,
+    NONFINITE,
+    PRESETS,
+    SUPPORTED,
+    ZERO,
+    ZERO_OR_NAN,
+    Exact,
+    contract_for,
+    evaluate,
+    violations,
+)
+from tests.unit.references import (
+    CONVENTIONS,
+    DTYPES,
+    INF,
+    numbers,
+    online,
+    online_backwards,
+    online_base2,
+    sequential,
+    textbook,
+    to_torch,
+)
 
 FP32 = contract_for("fused", "float32")
 NAN_ROWS = CONVENTIONS | {"empty_row": "nan"}
@@ -235,3 +259,21 @@ def test_a_contract_that_admits_more_has_the_larger_budget(dtype, seed):
 def test_the_table_of_operations_is_complete():
     assert SUPPORTED >= {"softmax", "masked_softmax", "attention_weights", "softmax_backward", "log_sum_exp",
                          "attention", "split_kv", "merge_lse", "merge", "attention_backward", "decode", "layer_norm"}
+
+
+@pytest.mark.parametrize("off", [0.0, -30.0, -95.0, -2000.0])
+def test_a_backward_pass_is_not_blamed_for_an_lse_that_is_far_off(off):
+    rng = np.random.default_rng(0)
+    draw = lambda *shape: torch.tensor(rng.normal(size=shape), dtype=torch.bfloat16)                       # noqa: E731
+    q, k, v = 30 * draw(1, 1, 3, 4), 30 * draw(1, 1, 5, 4), draw(1, 1, 5, 4)
+    out, dout = draw(1, 1, 3, 4), draw(1, 1, 3, 4)
+    lse = (torch.logsumexp(q.double() @ k.double().mT / 2, -1) + off).float()
+    weights = torch.exp((q.float() @ k.float().mT) / 2 - lse[..., None])               # infinite where lse is too small
+    dp = dout.float() @ v.float().mT
+    ds = weights * (dp - (dout.float() * out.float()).sum(-1, keepdim=True))
+    got = [(ds @ k.float() / 2), (ds.mT @ q.float() / 2), (weights.mT @ dout.float())]
+    received = {name: x.double().numpy() for name, x in dict(q=q, k=k, v=v, out=out, lse=lse, dout=dout).items()}
+    exact = evaluate("attention_backward", received | {"causal": False, "mask": None, "scale": None},
+                     contract_for("fused", "bfloat16"), {"causal": "bottom-right", "empty_row": "zero"})
+    for value, quantity in zip(got, exact, strict=True):
+        assert violations(value.bfloat16().double().numpy(), quantity).max() <= 1
