@@ -63,6 +63,7 @@ def test_found_and_shrunk(bug, dtype):
     assert smallest <= 3, f"{bug}: the smallest counterexample has {smallest} non-zeros"
 
 
+@pytest.mark.timeout(600)
 def test_the_kernel_without_a_bug_is_not_accused():
     for claim in judging("right", "float32"):
         outcome = run(claim, "right", "float32", seed=1)

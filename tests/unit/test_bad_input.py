@@ -2,6 +2,8 @@
 
 import pytest
 
+pytestmark = pytest.mark.timeout(600)              # each test starts a process or several
+
 SPEC = '''
 from properties import agree, claim, given, rows
 

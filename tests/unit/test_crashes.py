@@ -5,6 +5,8 @@ import pytest
 from properties.report.schema import read_events
 from properties.report.state import fold
 
+pytestmark = pytest.mark.timeout(600)              # each test starts several processes
+
 CLAIM = '''
 @claim(rows="001-119")
 @given(x=rows(most=3, n_rows=1))
