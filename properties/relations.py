@@ -16,8 +16,6 @@ import torch
 from .results import ClaimError, Result, difference, lift, to_numpy
 from .trial import LawFails, Raised, Relation, current, of_budget
 
-STATISTICAL_ALPHA = 1e-13       # false-alarm probability of one statistical check
-
 
 def agree(a, b) -> None:
     """a equals b, up to their budgets."""
@@ -109,8 +107,9 @@ def _confirmed(a: Result, b: Result, bad: np.ndarray, sign: str) -> np.ndarray:
 
 def plausible(p_value: float, *, what: str = "the observation") -> None:
     """A p-value (probability under the claim of something at least as extreme) is not below 1e-13."""
-    if not p_value >= STATISTICAL_ALPHA:
-        raise LawFails(f"{what} has probability {p_value:.3g} under the claim, below {STATISTICAL_ALPHA:g}")
+    from .numerics.statistics import FALSE_ALARM              # needs SciPy, as whoever computes p-values does
+    if not p_value >= FALSE_ALARM:
+        raise LawFails(f"{what} has probability {p_value:.3g} under the claim, below {FALSE_ALARM:g}")
 
 
 def costs(counted: float, expected: float, *, what: str = "cost") -> None:
