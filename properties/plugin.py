@@ -60,6 +60,7 @@ class Plugin:
         if report.failed and report.nodeid.endswith(".py"):
             self.session.problems.append(_collection_problem(report))
 
+    @pytest.hookimpl(tryfirst=True)                      # before xdist tells the controlling process that it is done
     def pytest_collection_finish(self, session):
         if not session.config.option.collectonly:
             self.session.begin({i.nodeid: i.claim for i in session.items if isinstance(i, ClaimItem)})
@@ -88,7 +89,8 @@ class Plugin:
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_xdist_node_collection_finished(self, node, ids):
-        self.session.take_over()
+        if node.gateway.id == "gw0":                     # the one that writes down what it collected
+            self.session.take_over()
 
     @pytest.hookimpl(optionalhook=True)
     def pytest_handlecrashitem(self, crashitem, report, sched):
