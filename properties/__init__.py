@@ -12,7 +12,6 @@ _WHERE = {
     "relations": ("agree", "at_most", "costs", "exactly", "plausible", "rejects", "tensor"),
     "results": ("Result", "ClaimError"),
     "memory": ("LAYOUTS", "Layout", "laid"),
-    "counting": ("count",),
     "strategies": ("HEADS", "Inputs", "arrays", "attention_inputs", "integer_rows", "keeps", "lengths", "masked_rows",
                    "permutations_of", "reach", "rows", "rows_and_permutation", "shifts"),
     "numerics.statistics": ("seed_from", "second_moment_design"),
