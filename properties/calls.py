@@ -149,7 +149,8 @@ class Implementation:
             got = _finished(**values)
         for name in operation.writes:
             got = got | {name: _numbers(placed[name].view)}
-        exacts = evaluate(operation.name, received, self.contract, self.conventions)
+        given = received | {name: values[name] for name in operation.drawn}
+        exacts = evaluate(operation.name, given, self.contract, self.conventions)
         quantities, results = [], {}
         number = len(self.trial.calls) + 1
         if tuple(exact.name for exact in exacts) != operation.judged:

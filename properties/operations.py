@@ -22,7 +22,8 @@ class Operation:
     `signature` binds the arguments; `tensors` are rounded to the dtype under test and `states` to at least float32;
     `shapes(**arguments)` gives the expected shape of every returned tensor; `returns` names the returned tensors
     (`name+` marks one that is at least float32, `name?` a boolean one); `judged` names the quantities that have an
-    exact value; `views` says that returning a view of an input is legitimate; `writes` names the arguments that are
+    exact value, and `drawn` the returned tensors which that value takes as given (what dropout's generator drew);
+    `views` says that returning a view of an input is legitimate; `writes` names the arguments that are
     written in place; `dims(**arguments)` names its dimensions for `DOMAIN` and for the report.
     """
 
@@ -36,6 +37,7 @@ class Operation:
     states: frozenset[str] = frozenset()
     views: bool = False
     writes: frozenset[str] = frozenset()
+    drawn: frozenset[str] = frozenset()
     summary: str = ""
 
     @cached_property
@@ -57,7 +59,7 @@ def _attention_dims(q, k, v=None, **_) -> dict[str, int]:
 
 
 def _operation(text: str, returns: str, shapes, *, dims=_last_dim, judged: str | None = None, tensors: str = "",
-               states: str = "", views: bool = False, writes: str = "", summary: str = "") -> None:
+               states: str = "", views: bool = False, writes: str = "", drawn: str = "", summary: str = "") -> None:
     """Add the row `name(parameters)`; word lists are separated by blanks."""
     name = text[: text.index("(")]
     scope: dict = {}
@@ -67,7 +69,7 @@ def _operation(text: str, returns: str, shapes, *, dims=_last_dim, judged: str |
         name=name, signature=inspect.signature(scope[name]), returns=names,
         judged=tuple((judged or returns.replace("+", "").replace("?", "")).split()), shapes=shapes, dims=dims,
         tensors=frozenset(tensors.split()), states=frozenset(states.split()), views=views,
-        writes=frozenset(writes.split()), summary=summary)
+        writes=frozenset(writes.split()), drawn=frozenset(drawn.split()), summary=summary)
 
 
 def _same(name: str):
@@ -120,6 +122,14 @@ _operation("padding_mask(lens, lk)", "keep?", lambda lens, lk: [(len(lens), 1, 1
            dims=lambda lens, lk: {"B": len(lens), "Lk": lk}, summary="(B, 1, 1, lk): keys before lens[b] are visible")
 _operation("layer_norm(x, weight, bias, eps=1e-5)", "y", _same("x"), tensors="x weight bias",
            summary="over the last dim, biased variance, eps inside the root")
+_operation("layer_norm_backward(x, weight, dy, eps=1e-5)", "dx dw db",
+           lambda x, weight, **_: [tuple(x.shape), tuple(weight.shape), tuple(weight.shape)], tensors="x weight dy",
+           summary="its gradients; dw and db are summed over all rows")
+_operation("rope(x, positions, base=10000.0)", "y", _same("x"), tensors="x", dims=lambda x, **_: {"D": x.shape[-1]},
+           summary="x (B, H, L, D), pairs (x[i], x[i + D/2]); positions (L,) or (B, L)")
+_operation("gelu(x)", "y", _same("x"), tensors="x", summary="x times the normal distribution function of x, exact")
+_operation("dropout(x, p, seed)", "y mask?", lambda x, **_: [tuple(x.shape)] * 2, tensors="x", drawn="mask",
+           summary="inverted: kept (mask True) with probability 1 - p and then divided by it")
 
 
 def bind(operation: Operation, args: tuple, kwargs: dict) -> tuple[dict, dict]:

@@ -5,6 +5,7 @@ import numpy as np
 from . import movement
 from .arbs import arb, array, balls_of, elementwise, matmul
 from .attention import visible
+from .blocks import kept
 
 
 def _normalised(a):
@@ -91,6 +92,12 @@ def gelu(a, conventions):
     return (x * elementwise("erfc", -x * arb(0.5).sqrt()) * arb(0.5),)
 
 
+def dropout(a, conventions):
+    """(y, mask)."""
+    mask, p = kept(a), a["p"]
+    return np.where(mask, a["x"] / (1 - arb(p) if p < 1 else arb(1)), arb(0)), balls_of(mask)
+
+
 OPERATIONS = {
     "layer_norm": layer_norm,
     "layer_norm_backward": layer_norm_backward,
@@ -98,4 +105,5 @@ OPERATIONS = {
     "rope": rope,
     "sinusoidal_positions": sinusoidal_positions,
     "gelu": gelu,
+    "dropout": dropout,
 }

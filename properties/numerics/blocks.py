@@ -6,7 +6,7 @@ import numpy as np
 
 from . import movement, special
 from .attention import attend, default_scale, deviation, grouped, grouped_pairs, scores_of, visible
-from .classes import stored
+from .classes import exactly, stored
 from .rounding import LARGEST, SMALLEST_SUBNORMAL, gamma, product_budget
 
 
@@ -131,3 +131,24 @@ def gelu(a, contract, conventions):
     if c.scores:
         budget = budget + np.abs(x) * (gamma(3, c.roundoff(c.scores)) + SMALLEST_SUBNORMAL[c.scores])
     return (stored("y", value, budget, None, c),)
+
+
+def kept(a):
+    """The mask that dropout drew; without one in the arguments, one is drawn from the seed."""
+    return a["mask"] if "mask" in a else np.random.default_rng(a["seed"]).random(a["x"].shape) >= a["p"]
+
+
+def dropout(a, contract, conventions):
+    """(y, mask): x / (1 - p) where the mask, as it was drawn, is True, else 0; a dropped NaN or infinity may stay NaN.
+
+    p may be held in the accumulator's type, which moves 1 - p by u p; a contract that stores scores may also store the
+    factor 1 / (1 - p) and round the product in the input's type (PyTorch).
+    """
+    c, x, p, mask = contract, a["x"], float(a["p"]), kept(a)
+    value = np.where(mask, x / (1.0 - p) if p < 1.0 else 0.0, 0.0)
+    relative = gamma(3, c.u) + c.u * p / (1.0 - p) if p < 1.0 else 0.0
+    if c.scores:
+        relative = relative + gamma(2, c.roundoff(c.scores))
+    kind = np.where(mask | np.isfinite(x), special.FIN, special.ZERO_OR_NAN).astype(np.int8)
+    y = stored("y", value, np.where(mask, np.abs(value) * relative + 4.0 * c.eta, 0.0), kind, c)
+    return y, *exactly("mask", mask)

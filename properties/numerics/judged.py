@@ -77,6 +77,7 @@ OPERATIONS = {
     "rope": blocks.rope,
     "sinusoidal_positions": blocks.sinusoidal_positions,
     "gelu": blocks.gelu,
+    "dropout": blocks.dropout,
     "repeat_kv": lambda a, c, v: exactly("y", movement.repeat_kv(a["x"], a["n_rep"])),
     "split_heads": lambda a, c, v: exactly("y", movement.split_heads(a["x"], a["h"])),
     "merge_heads": lambda a, c, v: exactly("y", movement.merge_heads(a["x"])),

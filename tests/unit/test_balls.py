@@ -158,5 +158,5 @@ def test_balls_are_narrow_and_go_through_further_operations():
 def test_inputs_that_are_not_finite_are_refused(bad):
     with pytest.raises(balls.NotEnclosed, match="x holds values that are not finite"):
         balls.enclose("softmax", {"x": np.array([bad, 0.0])}, CONVENTIONS)
-    with pytest.raises(balls.NotEnclosed, match="no enclosure of dropout; there are attention, "):
-        balls.enclose("dropout", {"x": np.zeros(1)}, CONVENTIONS)
+    with pytest.raises(balls.NotEnclosed, match="no enclosure of convolution; there are attention, "):
+        balls.enclose("convolution", {"x": np.zeros(1)}, CONVENTIONS)
