@@ -4,8 +4,9 @@ Every operation is a kernel with its explanation beside it; nothing falls back t
 are multiplied as they are, accumulated in float32 and rounded once on the way out; the weights P are rounded to the
 half type before P V, as on tensor cores. float32 uses no tf32, float64 is float64 throughout.
 
-Without a GPU (or with TRITON_INTERPRET=1) the kernels run in Triton's interpreter as `interpreter.py` corrects it. That
-must be decided before triton is imported, so import this package before anything that imports triton.
+Without a GPU (or with TRITON_INTERPRET=1) the kernels run in Triton's interpreter as `interpreter.py` corrects it; with
+TRITON_INTERPRET=0 they are compiled, which needs no GPU until one is launched. That must be decided before triton is
+imported, so import this package before anything that imports triton.
 """
 
 import os
@@ -16,7 +17,7 @@ if "numpy" not in sys.modules:      # on blocks of 32 x 32 a second BLAS thread 
 
 import torch
 
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1" or not torch.cuda.is_available()
+INTERPRETED = os.environ.get("TRITON_INTERPRET", "0" if torch.cuda.is_available() else "1") == "1"
 if INTERPRETED:
     os.environ["TRITON_INTERPRET"] = "1"
 else:       # products and sums may fuse, as they always did; Triton 3.9 warns that its default will change
@@ -35,7 +36,7 @@ if isinstance(tl.standard.sum, triton.runtime.JITFunction) == INTERPRETED:
 DEVICE = "cpu" if INTERPRETED else "cuda"
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ROUNDING = "fused"
-NOTE = "interpreter" if INTERPRETED else torch.cuda.get_device_name()
+NOTE = "interpreter" if INTERPRETED else torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 DOMAIN = {"D": range(1, 257), "Dv": range(1, 257)}
 
 if INTERPRETED:
