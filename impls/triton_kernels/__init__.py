@@ -38,12 +38,16 @@ DTYPES = ("float64", "float32", "float16", "bfloat16")
 ROUNDING = "fused"
 NOTE = "interpreter" if INTERPRETED else torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
 DOMAIN = {"D": range(1, 257), "Dv": range(1, 257)}
+ALGORITHM = "flash"
 
 if INTERPRETED:
     from .interpreter import install
 
     install(sanitize=os.environ.get("ATTEST_SANITIZE", "1") != "0")
 
+    from .traffic import counted as TRAFFIC
+
+from . import standard
 from .attention import attention
 from .backward import attention_backward
 from .decode import decode
@@ -54,3 +58,8 @@ from .split_kv import split_kv
 
 __all__ = ["attention", "attention_backward", "decode", "layer_norm", "log_sum_exp", "masked_softmax", "merge",
            "merge_lse", "softmax", "softmax_backward", "split_kv"]
+
+# None is the package as it stands; beside it, what flash attention is compared with. It has no other operation.
+VARIANTS = {None: {}, "standard": dict.fromkeys(__all__) | {
+    "__doc__": standard.__doc__, "ALGORITHM": "standard", "ROUNDING": "naive",
+    "attention": standard.attention, "attention_weights": standard.attention_weights}}

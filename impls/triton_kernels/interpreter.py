@@ -9,7 +9,7 @@ about a kernel, and `install()` corrects them for the whole process:
 2. *Scalars.* A Python float keeps 64 bits; compiled, it is passed as float32 unless annotated `tl.float64`. Same here.
 3. *Memory.* A wrong mask reads the neighbour of a tensor and nobody notices; programs run one after the other, so a
    race gives the right sum. The sanitizer checks every active lane of every load, store and atomic: see
-   `sanitizer.py`.
+   `sanitizer.py`. On demand `traffic.py` counts the bytes that they move.
 4. *Time.* The language is patched once per launch from a recorded list instead of being searched at every call.
 
 What stays different from a GPU: no fused multiply-add, `input_precision` is always IEEE, subnormals are kept, and
@@ -26,6 +26,7 @@ import triton.language as tl
 from triton.runtime import interpreter as stock
 
 from .sanitizer import Sanitizer
+from .traffic import Meter
 
 Handle = stock.TensorHandle
 
@@ -62,6 +63,8 @@ class Builder(stock.InterpreterBuilder):
     """The interpreter's instruction set, with bfloat16 computed in float32 and with memory accesses checked."""
 
     sanitizer = None
+    launches = None     # while traffic is counted: what every launch so far has moved
+    meter = None        # ... and the meter of the launch that runs
 
     def __init__(self):
         super().__init__()
@@ -96,6 +99,8 @@ class Builder(stock.InterpreterBuilder):
         return _down(super().create_fma(_up(x), _up(y), _up(z))) if _is_bf16(z) else super().create_fma(x, y, z)
 
     def create_dot(self, a, b, d, *options):
+        if self.meter:
+            self.meter.product(a, b)
         return super().create_dot(_up(a), _up(b), d, *options)
 
     # maxnum and minnum give the number when the other operand is NaN; Triton 3.6 interpreted them as NaN.
@@ -106,24 +111,26 @@ class Builder(stock.InterpreterBuilder):
         return self.binary_op(lhs, rhs, np.fmin)
 
     def create_masked_load(self, ptrs, mask, *rest):
-        if self.sanitizer:
-            self.sanitizer.check("load", ptrs, mask)
+        self._access("load", ptrs, mask)
         return super().create_masked_load(ptrs, mask, *rest)
 
     def create_masked_store(self, ptrs, value, mask, *rest):
-        if self.sanitizer:
-            self.sanitizer.check("store", ptrs, mask, value)
+        self._access("store", ptrs, mask, value)
         return super().create_masked_store(ptrs, value, mask, *rest)
 
     def create_atomic_rmw(self, op, ptr, value, mask, *rest):
-        if self.sanitizer:
-            self.sanitizer.check("atomic", ptr, mask)
+        self._access("atomic", ptr, mask)
         return super().create_atomic_rmw(op, ptr, value, mask, *rest)
 
     def create_atomic_cas(self, ptr, *rest):
-        if self.sanitizer:
-            self.sanitizer.check("atomic", ptr, None)
+        self._access("atomic", ptr, None)
         return super().create_atomic_cas(ptr, *rest)
+
+    def _access(self, kind, pointers, mask, value=None):
+        if self.sanitizer:
+            self.sanitizer.check(kind, pointers, mask, value)
+        if self.meter:
+            self.meter.access(kind, pointers, mask)
 
 
 def _convert(tensors, dtype, convert):
@@ -235,12 +242,16 @@ class Launch(stock.GridExecutor):
             grid = tuple(self.grid(arguments) if callable(self.grid) else self.grid)
             builder.set_grid_dim(*grid, *(1,) * (3 - len(grid)))
             builder.sanitizer = Sanitizer(self.fn.__name__, arguments) if self.sanitize else None
+            if builder.launches is not None:
+                builder.meter = Meter(self.fn.__name__, arguments, {name: arguments[name] for name in self.constexprs})
             try:
                 for program in np.ndindex(*builder.grid_dim):
                     builder.set_grid_idx(*program)
                     self.fn(**values)
+                if builder.meter:
+                    builder.launches.append(builder.meter.launch())
             finally:
-                builder.sanitizer = None
+                builder.sanitizer = builder.meter = None
         self._restore_args_dev(args, host_args, kwargs, host_kwargs)
 
     def _scalar_or_pointer(self, name, value):

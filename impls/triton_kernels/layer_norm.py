@@ -1,18 +1,49 @@
-"""Layer norm over the last dim: mean, variance and the result from one read of every row.
+"""Layer norm over the last dim and its gradients: every row is read once, and stays in registers.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias,    var = mean((x - mean)^2)
+    y = x_hat * weight + bias,    x_hat = (x - mean) rstd,    rstd = 1 / sqrt(var + eps),    var = mean((x - mean)^2)
 
-(Ba, Kiros and Hinton 2016.) The row stays in registers, so the variance can be taken of the centred values: the
+(Ba, Kiros and Hinton 2016.) As the row stays in registers, the variance can be taken of the centred values: the
 one-pass formula E[x^2] - mean^2 cancels when the mean is large, and can come out negative.
+
+Backward. Mean and variance depend on the whole row, which takes two directions out of the gradient: with g = dy weight
+
+    dx = rstd (g - mean(g) - x_hat mean(g x_hat)),    dw = sum over rows of dy x_hat,    db = sum over rows of dy
+
+(the chain rule; Ioffe and Szegedy 2015, section 3, derive it for batch norm, which sums along the other axis). dx
+belongs to one row, dw and db to all of them, and so does the order in which they are summed: atomic additions would
+take whatever order the programs arrive in, and give other bits at every run. Instead every program walks over its own
+rows, keeps its sums in registers and stores them once, to its own row of a buffer (programs, n); a second kernel adds
+the rows of that buffer from first to last. How many programs there are depends on the shapes alone.
+
+Statistics are recomputed from x: it has to be read for x_hat anyway, and two sums cost less than a pass of their own.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, require, require_floats, rows_per_program, warps
+from .common import ARITHMETIC, INTERPRETED, require, require_floats, rows_per_program, warps
 
-MAX_COLUMNS = 65536
+MAX_COLUMNS = 65536                         # a row beyond that does not fit the registers of one program
+PROGRAMS = 2 if INTERPRETED else 256        # that sum dw and db, at most; the interpreter takes few, but some
+
+
+@triton.jit
+def load_rows(x_ptr, rows, columns, here, x_strides, ACC: tl.constexpr):
+    """One tile of a strided matrix, in the accumulator's type; 0 where it has no such row or column."""
+    offsets = rows[:, None] * x_strides[0] + columns[None, :].to(tl.int64) * x_strides[1]
+    return tl.load(x_ptr + offsets, mask=here, other=0.0).to(ACC)
+
+
+@triton.jit
+def normalise(x, here, n_columns, eps):
+    """x_hat and rstd of every row of a tile; x_hat is 0 where the matrix has no such row or column."""
+    mean = tl.sum(x, 1) / n_columns
+    centred = tl.where(here, x - mean[:, None], 0.0)
+    variance = tl.sum(centred * centred, 1) / n_columns
+    rstd = 1.0 / tl.sqrt(variance + eps.to(x.dtype))
+    # A row that does not exist has variance 0: with eps = 0 it would be 0 times infinity.
+    return tl.where(here, centred * rstd[:, None], 0.0), rstd
 
 
 @triton.jit
@@ -22,38 +53,113 @@ def layer_norm_kernel(
 ):
     rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
     columns = tl.arange(0, BLOCK_COLUMNS)
-    real, row_real = columns < n_columns, rows[:, None] < n_rows
-    here = row_real & real[None, :]
-    x_offsets = rows[:, None] * x_strides[0] + columns[None, :].to(tl.int64) * x_strides[1]
-    x = tl.load(x_ptr + x_offsets, mask=here, other=0.0).to(ACC)
-    mean = tl.sum(x, 1) / n_columns
-    centred = tl.where(here, x - mean[:, None], 0.0)
-    variance = tl.sum(centred * centred, 1) / n_columns
-    rstd = 1.0 / tl.sqrt(variance + eps.to(ACC))
+    real = columns < n_columns
+    here = (rows[:, None] < n_rows) & real[None, :]
+    x_hat, _ = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
     weight = tl.load(weight_ptr + columns.to(tl.int64) * weight_stride, mask=real, other=0.0).to(ACC)
     bias = tl.load(bias_ptr + columns.to(tl.int64) * bias_stride, mask=real, other=0.0).to(ACC)
-    y = centred * rstd[:, None] * weight[None, :] + bias[None, :]
+    y = x_hat * weight[None, :] + bias[None, :]
     tl.store(y_ptr + rows[:, None] * n_columns + columns[None, :], y.to(y_ptr.dtype.element_ty), mask=here)
+
+
+@triton.jit
+def layer_norm_backward_kernel(
+    x_ptr, weight_ptr, dy_ptr, dx_ptr, dw_parts_ptr, db_parts_ptr, n_rows, n_columns, x_strides, weight_stride,
+    dy_strides, eps: tl.float64, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):
+    """dx of this program's rows, and what they add to dw and db: every n_programs-th tile from the program_id-th on."""
+    program, n_programs = tl.program_id(0), tl.num_programs(0)
+    columns = tl.arange(0, BLOCK_COLUMNS)
+    real = columns < n_columns
+    weight = tl.load(weight_ptr + columns.to(tl.int64) * weight_stride, mask=real, other=0.0).to(ACC)
+    dw, db = tl.zeros([BLOCK_COLUMNS], ACC), tl.zeros([BLOCK_COLUMNS], ACC)
+    for start in range(program * BLOCK_ROWS, n_rows, n_programs * BLOCK_ROWS):
+        rows = (start + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+        here = (rows[:, None] < n_rows) & real[None, :]
+        dy = load_rows(dy_ptr, rows, columns, here, dy_strides, ACC)
+        x_hat, rstd = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
+        g = dy * weight[None, :]
+        mean_g, mean_gx = tl.sum(g, 1) / n_columns, tl.sum(g * x_hat, 1) / n_columns
+        dx = rstd[:, None] * (g - mean_g[:, None] - x_hat * mean_gx[:, None])
+        tl.store(dx_ptr + rows[:, None] * n_columns + columns[None, :], dx.to(dx_ptr.dtype.element_ty), mask=here)
+        dw += tl.sum(dy * x_hat, 0)
+        db += tl.sum(dy, 0)
+    parts = program.to(tl.int64) * n_columns + columns
+    tl.store(dw_parts_ptr + parts, dw, mask=real)
+    tl.store(db_parts_ptr + parts, db, mask=real)
+
+
+@triton.jit
+def add_parts_kernel(
+    dw_parts_ptr, db_parts_ptr, dw_ptr, db_ptr, n_parts, n_columns,
+    ACC: tl.constexpr, BLOCK_PARTS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):
+    """A block of columns of dw and db: the parts of all programs, added in their order."""
+    columns = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
+    dw, db = tl.zeros([BLOCK_COLUMNS], ACC), tl.zeros([BLOCK_COLUMNS], ACC)
+    for start in range(0, n_parts, BLOCK_PARTS):
+        parts = (start + tl.arange(0, BLOCK_PARTS))[:, None]
+        offsets, here = parts.to(tl.int64) * n_columns + columns[None, :], (parts < n_parts) & (columns < n_columns)
+        dw += tl.sum(tl.load(dw_parts_ptr + offsets, mask=here, other=0.0), 0)
+        db += tl.sum(tl.load(db_parts_ptr + offsets, mask=here, other=0.0), 0)
+    tl.store(dw_ptr + columns, dw.to(dw_ptr.dtype.element_ty), mask=columns < n_columns)
+    tl.store(db_ptr + columns, db.to(db_ptr.dtype.element_ty), mask=columns < n_columns)
+
+
+def _check(x, eps, **parameters):
+    """ValueError unless x has rows, each parameter one number for each of their columns, and eps is no negative."""
+    require_floats(x=x, **parameters)
+    require(x.ndim >= 1, "x is a scalar; layer norm runs over the last dim and needs one")
+    for name, w in parameters.items():
+        expected = x.shape if name == "dy" else x.shape[-1:]
+        require(w.shape == expected, f"{name} must be {tuple(expected)} beside x {tuple(x.shape)}, got {tuple(w.shape)}")
+    require(eps >= 0, f"eps must not be negative, got {eps}")
+    if x.shape[-1] > MAX_COLUMNS:
+        raise NotImplementedError(f"x has rows of {x.shape[-1]}; a tile holds at most {MAX_COLUMNS}")
+
+
+def _tile(n_rows, n_columns):
+    """Rows and columns of a tile, and its warps, by the names that the kernels have for them."""
+    block_rows, block_columns = rows_per_program(n_rows, n_columns), triton.next_power_of_2(n_columns)
+    return {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns, "num_warps": warps(block_rows * block_columns)}
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
     """(x - mean) / sqrt(var + eps) * weight + bias over the last dim (n,), variance biased; x of any shape and strides.
 
-    weight and bias (n,). Returns x's shape and dtype. ValueError if shapes or dtypes differ.
+    weight and bias (n,). Returns x's shape and dtype. ValueError if shapes or dtypes differ, or eps is negative.
     """
-    require_floats(x=x, weight=weight, bias=bias)
-    require(x.ndim >= 1, "x is a scalar; layer norm runs over the last dim and needs one")
-    n_columns = x.shape[-1]
-    for name, w in (("weight", weight), ("bias", bias)):
-        require(w.shape == (n_columns,), f"{name} must be ({n_columns},), got {tuple(w.shape)}")
-    if n_columns > MAX_COLUMNS:
-        raise NotImplementedError(f"x has rows of {n_columns}; a tile holds at most {MAX_COLUMNS}")
+    _check(x, eps, weight=weight, bias=bias)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
-        rows = x.reshape(-1, n_columns)
-        block_rows, block_columns = rows_per_program(len(rows), n_columns), triton.next_power_of_2(n_columns)
-        layer_norm_kernel[(triton.cdiv(len(rows), block_rows),)](
+        rows = x.reshape(-1, x.shape[-1])
+        tile = _tile(*rows.shape)
+        layer_norm_kernel[(triton.cdiv(len(rows), tile["BLOCK_ROWS"]),)](
             rows, weight, bias, y, *rows.shape, rows.stride(), weight.stride(0), bias.stride(0), float(eps),
-            ACC=ARITHMETIC[x.dtype], BLOCK_ROWS=block_rows, BLOCK_COLUMNS=block_columns,
-            num_warps=warps(block_rows * block_columns))
+            ACC=ARITHMETIC[x.dtype], **tile)
     return y
+
+
+def layer_norm_backward(x, weight, dy, eps=1e-5):
+    """(dx, dw, db), the gradients of layer_norm from dy (of x's shape); dw and db (n,) are summed over all rows.
+
+    Returns the dtype of x. The same bits at every run. ValueError if shapes or dtypes differ, or eps is negative.
+    """
+    _check(x, eps, weight=weight, dy=dy)
+    dx = torch.empty(x.shape, dtype=x.dtype, device=x.device)
+    dw, db = (torch.zeros(weight.shape, dtype=x.dtype, device=x.device) for _ in range(2))
+    if x.numel():
+        rows, dy_rows, acc = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1]), ARITHMETIC[x.dtype]
+        n_rows, n_columns = rows.shape
+        tile = _tile(triton.cdiv(n_rows, 2 * PROGRAMS), n_columns)      # small enough that no program is idle
+        n_programs = min(triton.cdiv(n_rows, tile["BLOCK_ROWS"]), PROGRAMS)
+        wide = torch.promote_types(x.dtype, torch.float32)
+        dw_parts, db_parts = (torch.empty(n_programs, n_columns, dtype=wide, device=x.device) for _ in range(2))
+        layer_norm_backward_kernel[(n_programs,)](
+            rows, weight, dy_rows, dx, dw_parts, db_parts, n_rows, n_columns, rows.stride(), weight.stride(0),
+            dy_rows.stride(), float(eps), ACC=acc, **tile)
+        block_columns = min(triton.next_power_of_2(n_columns), 128)
+        add_parts_kernel[(triton.cdiv(n_columns, block_columns),)](
+            dw_parts, db_parts, dw, db, n_programs, n_columns, ACC=acc, BLOCK_PARTS=32, BLOCK_COLUMNS=block_columns,
+            num_warps=4)
+    return dx, dw, db

@@ -33,8 +33,7 @@ class Memory:
     def __post_init__(self):
         tensors = list(self.arguments.values())
         sizes = [t.element_size() for t in tensors]
-        self.start = min(t.data_ptr() for t in tensors)
-        self.stop = max(t.data_ptr() + (_last_offset(t) + 1) * size for t, size in zip(tensors, sizes))
+        self.start, self.stop = (pick(ends) for pick, ends in zip((min, max), zip(*map(span, tensors))))
         self.unit, self.shift = min(sizes), min(sizes).bit_length() - 1
         self.count = (self.stop - self.start) >> self.shift
         self.owned = None       # all of them
@@ -117,19 +116,16 @@ class Sanitizer:
     def __init__(self, kernel, arguments):
         self.kernel = kernel
         storages = {}
-        for name, tensor in _tensors(arguments.items()):
+        for name, tensor in tensor_arguments(arguments.items()):
             if tensor.numel():
                 storages.setdefault(tensor.untyped_storage().data_ptr(), {})[name] = tensor
         self.memories = [Memory(named) for named in storages.values()]
 
     def check(self, kind, pointers, mask, value=None):
         """Raise KernelMemoryError if an active lane of this load, store or atomic is out of place."""
-        addresses = pointers.data.view(np.int64)
-        active = slice(None)
-        if mask is not None and not mask.data.all():
-            active = mask.data if mask.data.shape == addresses.shape else np.broadcast_to(mask.data, addresses.shape)
-        values = None if value is None else np.broadcast_to(value.data, addresses.shape)[active].ravel()
-        addresses = addresses[active].ravel()
+        lanes = pointers.data.view(np.int64)
+        addresses = active_lanes(lanes, mask)
+        values = None if value is None else active_lanes(np.broadcast_to(value.data, lanes.shape), mask)
         if not addresses.size:
             return
         low, high = addresses.min(), addresses.max()
@@ -188,10 +184,23 @@ class Sanitizer:
         raise KernelMemoryError(f"{self.kernel}: {message}. Program {program}, {_kernel_line()}")
 
 
-def _tensors(named):
+def active_lanes(lanes, mask):
+    """The elements of the array `lanes` where the mask (None: everywhere) is true, flat."""
+    if mask is None or mask.data.all():
+        return lanes.ravel()
+    return lanes[mask.data if mask.data.shape == lanes.shape else np.broadcast_to(mask.data, lanes.shape)]
+
+
+def span(tensor):
+    """The first address of a tensor that is not empty, and the one after its last element."""
+    return tensor.data_ptr(), tensor.data_ptr() + (_last_offset(tensor) + 1) * tensor.element_size()
+
+
+def tensor_arguments(named):
+    """(name, tensor) for every tensor among the arguments, those in tuples and under descriptors included."""
     for name, value in named:
         if isinstance(value, tuple):
-            yield from _tensors((f"{name}[{i}]", v) for i, v in enumerate(value))
+            yield from tensor_arguments((f"{name}[{i}]", v) for i, v in enumerate(value))
         elif isinstance(getattr(value, "base", None), torch.Tensor):        # a tensor descriptor
             yield name, value.base
         elif isinstance(value, torch.Tensor):
