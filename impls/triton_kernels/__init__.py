@@ -51,14 +51,16 @@ from . import standard
 from .attention import attention
 from .backward import attention_backward
 from .decode import decode
+from .dropout import dropout
 from .gelu import gelu
 from .layer_norm import layer_norm, layer_norm_backward
 from .merge import merge, merge_lse
+from .rope import rope
 from .softmax import log_sum_exp, masked_softmax, softmax, softmax_backward
 from .split_kv import split_kv
 
-__all__ = ["attention", "attention_backward", "decode", "gelu", "layer_norm", "layer_norm_backward", "log_sum_exp",
-           "masked_softmax", "merge", "merge_lse", "softmax", "softmax_backward", "split_kv"]
+__all__ = ["attention", "attention_backward", "decode", "dropout", "gelu", "layer_norm", "layer_norm_backward",
+           "log_sum_exp", "masked_softmax", "merge", "merge_lse", "rope", "softmax", "softmax_backward", "split_kv"]
 
 # None is the package as it stands; beside it, what flash attention is compared with. It has no other operation.
 VARIANTS = {None: {}, "standard": dict.fromkeys(__all__) | {
