@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
-import inspect
-import io
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
-import hypothesis
-from hypothesis import HealthCheck, Phase, given, settings, target
-from hypothesis.errors import HypothesisException, Unsatisfiable, UnsatisfiedAssumption
+from hypothesis import Phase
+from hypothesis.errors import HypothesisException
 
 from .calls import EXACT, Implementation, _Broken
 from .claims import Claim
 from .rejudge import fitting_contract, opinion
 from .results import ClaimError
+from .search import Budget, holds, pinned, search
 from .subjects import Subject
-from .trial import LawFails, Raised, Trial, Unfaithful, Unsupported, activate
+from .trial import LawFails, Raised, Trial, Unfaithful
 
 GREEN = ("holds", "refuted")
 RED = ("law fails", "unfaithful", "not refuted", "not proved", "crashed", "timed out", "error")
-WITHOUT_EXPLAIN = tuple(phase for phase in Phase if phase is not Phase.explain)    # its comments are shown nowhere
 SEARCH_FACTOR = 10                # a refuted claim's counterexample is looked for in ten times the examples
 
 
@@ -38,16 +34,6 @@ class Column:
     def label(self) -> str:
         name = self.subject.name if self.subject else self.leg
         return f"{name}-{self.dtype}" if self.dtype else name
-
-
-@dataclass(frozen=True)
-class Budget:
-    """How much to search: examples per cell, the seed of the run, and whether failures are shrunk."""
-
-    examples: int = 30
-    seed: int = 0
-    remembered: Callable[[], dict | None] = lambda: None      # the smallest failing example of a sibling cell
-    remember: Callable[[dict], None] = lambda drawn: None
 
 
 @dataclass
@@ -107,8 +93,8 @@ def _never_supported(claim: Claim, column: Column, missing: list[str], budget: B
     if len(missing) == len(claim.operations):
         return True
     trial = Trial(claim=claim.name, dtype=column.dtype)
-    _search(claim, trial, Implementation(column.subject, column.dtype, trial), replace(budget, examples=2),
-            condition=claim.needs, derandomize=True)
+    search(claim, trial, Implementation(column.subject, column.dtype, trial), replace(budget, examples=2),
+           condition=claim.needs, derandomize=True)
     return trial.examples > 0 and trial.examples == trial.unsupported
 
 
@@ -117,7 +103,7 @@ _VERDICTS = {LawFails: "law fails", _Broken: "unfaithful", Unfaithful: "unfaithf
 
 def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
     remembered = budget.remembered()
-    _search(claim, trial, impl, budget, condition=claim.needs, first=remembered)
+    search(claim, trial, impl, budget, condition=claim.needs, first=remembered)
     failures = trial.failures
     for kind, verdict in _VERDICTS.items():
         if kind in failures:
@@ -146,11 +132,11 @@ def _hold(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
 
 def _refute(claim: Claim, trial: Trial, impl, budget: Budget) -> Outcome:
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
-    _search(claim, trial, impl, wider, derandomize=True, only_law=True,
+    search(claim, trial, impl, wider, derandomize=True, only_law=True,
             phases=(Phase.generate, Phase.target, Phase.shrink))
     found = "found"
-    if LawFails not in trial.failures and _pinned(claim):
-        _search(claim, trial, impl, wider, derandomize=True, phases=(Phase.explicit,), only_law=True)
+    if LawFails not in trial.failures and pinned(claim):
+        search(claim, trial, impl, wider, derandomize=True, phases=(Phase.explicit,), only_law=True)
         found = "pinned"
     if LawFails not in trial.failures:
         return Outcome("not refuted", trial, message=f"no counterexample among {trial.examples} examples: is it true?")
@@ -165,7 +151,7 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
     without = Trial(claim=outcome.trial.claim, dtype=outcome.trial.dtype, judge=outcome.trial.judge)
     impl = Implementation(column.subject, without.dtype, without) if claim.takes_implementation else None
     wider = replace(budget, examples=SEARCH_FACTOR * budget.examples)
-    _search(claim, without, impl, wider, condition=lambda **drawn: not _holds(claim.needs, drawn), derandomize=True,
+    search(claim, without, impl, wider, condition=lambda **drawn: not holds(claim.needs, drawn), derandomize=True,
             only_law=True)
     if LawFails not in without.failures:
         return replace(outcome, verdict="not refuted", message=f"holds under {claim.needs.__name__}, but there is no "
@@ -173,102 +159,3 @@ def _needed(claim: Claim, outcome: Outcome, column: Column, budget: Budget) -> O
     number = without.first_failure[LawFails]
     return replace(outcome, failure=without.failures[LawFails],
                    note=f"needs {claim.needs.__name__}: without it example {number} is a counterexample")
-
-
-def _search(claim: Claim, trial: Trial, impl, budget: Budget, *, condition: Callable | None = None,
-            derandomize: bool = False, phases=WITHOUT_EXPLAIN, first: dict | None = None, only_law: bool = False,
-            after: Callable[[dict], None] | None = None) -> None:
-    """Run the claim's examples into the trial.
-
-    `condition` restricts the draws, `first` is tried before them, `after(drawn)` sees every example that holds.
-    """
-    body, takes = claim.body, claim.arguments
-
-    def example(**drawn):
-        if condition is not None and not _holds(condition, drawn):
-            trial.discarded += 1
-            hypothesis.reject()
-        trial.begin(drawn)
-        arguments = dict(drawn)
-        if impl is not None:
-            arguments["impl"] = impl
-        if "dtype" in takes:
-            arguments["dtype"] = trial.dtype
-        try:
-            body(**arguments)
-            if not only_law:
-                _faithful(trial)
-        except Unsupported as reason:
-            trial.unsupported += 1
-            trial.missing[str(reason)] += 1
-            trial.passed()
-            return
-        except UnsatisfiedAssumption:
-            trial.discarded += 1
-            raise
-        except AssertionError as error:
-            excuse = next((c.excused for c in trial.calls if c.excused), None)
-            if excuse is not None and not only_law:
-                trial.excused, trial.excuse = trial.excused + 1, excuse
-                trial.examples += 1
-                return
-            error = error if isinstance(error, (LawFails, Unfaithful, Raised)) else LawFails(str(error) or "false")
-            trial.failed(error)
-            raise error from None
-        if after is not None:
-            after(drawn)
-        worst = trial.passed()
-        if worst > 0:
-            target(worst, label="budget used")
-
-    if not hasattr(claim.test, "hypothesis"):
-        with activate(trial):
-            try:
-                example()
-            except AssertionError:
-                return
-        return
-    # the strategies and pinned examples of the claim's own @given and @example
-    test = given(**claim.test.hypothesis._given_kwargs)(example)
-    if derandomize or claim.kind == "statistical":
-        extra = {"derandomize": True}
-    else:
-        extra = {}
-        name = impl.subject.name if impl is not None and impl.subject else ""
-        test = hypothesis.seed(f"{budget.seed} {trial.claim} {trial.dtype} {name}")(test)
-    test = settings(max_examples=budget.examples, deadline=None, database=None, phases=phases, print_blob=False,
-                    suppress_health_check=list(HealthCheck), report_multiple_bugs=not only_law, **extra)(test)
-    for pinned in _pinned(claim):
-        test = hypothesis.example(**pinned.kwargs)(test)
-    if first is not None:
-        test = hypothesis.example(**first)(test)
-    with activate(trial), contextlib.redirect_stdout(io.StringIO()):
-        try:
-            test()
-        except (LawFails, Unfaithful, Raised, BaseExceptionGroup) as error:
-            if not trial.failures:
-                raise ClaimError(str(error)) from error
-        except Unsatisfiable:
-            return                                               # no example: the caller says what that means
-        except HypothesisException:
-            if not trial.failures:
-                raise
-
-
-def _pinned(claim: Claim) -> tuple:
-    """The claim's own `@example`s."""
-    return tuple(getattr(claim.test, "hypothesis_explicit_examples", ()))
-
-
-def _faithful(trial: Trial) -> None:
-    for call in trial.calls:
-        wrong = call.wrong()
-        if wrong:
-            raise Unfaithful(wrong)
-
-
-def _holds(condition: Callable, drawn: dict) -> bool:
-    parameters = inspect.signature(condition).parameters
-    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):
-        return condition(**drawn)
-    return condition(**{name: drawn[name] for name in parameters})

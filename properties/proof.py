@@ -20,10 +20,11 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from .cells import EXACT, Budget, Outcome, _search
+from .cells import EXACT, Outcome
 from .calls import Implementation
 from .claims import Claim, Proof
 from .results import ClaimError
+from .search import Budget, search
 from .strategies import Inputs
 from .trial import Trial
 
@@ -144,8 +145,8 @@ def _tied(claim: Claim, proof: Proof, trial: Trial, budget: Budget) -> tuple[str
                     wrong.append(f"the proof's {name} side is {value:.9g} where the claim's is {expected:.9g}: "
                                  "it proves something else")
 
-    _search(replace(claim, kind="law"), trial, impl, replace(budget, examples=4 * TIED_EXAMPLES), derandomize=True,
-            only_law=True, after=check)
+    search(replace(claim, kind="law"), trial, impl, replace(budget, examples=4 * TIED_EXAMPLES), derandomize=True,
+           only_law=True, after=check)
     if not wrong and not compared[0]:
         wrong.append("its symbols are bound by no drawn example; name them as the claim's arguments, give tie=, or say "
                      "untied='why'")
