@@ -119,7 +119,6 @@ FUNCTIONAL = {
     "layer_norm": _layer_norm,
     "layer_norm_backward": _layer_norm_backward,
     "gelu": lambda x: F.gelu(x),
-    "dropout": _dropout,
     "ROUNDING": "fp32-inside",
     "CONVENTIONS": {"empty_row": "nan"},        # softmax of a row of -inf; attention below gives 0
 }
@@ -302,3 +301,5 @@ else:
         "math": _backend(SDPBackend.MATH, ROUNDING="fp32-inside"),
     }
 VARIANTS["functional"] = FUNCTIONAL
+# In half precision 1 / (1 - p) and the product with it are rounded to the type of x.
+VARIANTS["dropout"] = {"dropout": _dropout, "ROUNDING": "naive"}
