@@ -14,6 +14,7 @@ from .numerics import NAN, SUPPORTED, Contract, contract_for, evaluate, violatio
 from .operations import OPERATIONS, Operation, bind
 from .results import ClaimError, Result, difference, to_numpy
 from .subjects import Subject
+from .traffic import Traffic, summed
 from .trial import Call, Quantity, Raised, Trial, Unsupported
 
 EXACT = "exact"
@@ -58,12 +59,35 @@ class State:
 class Implementation:
     """What a claim receives as `impl`: `impl.softmax(x)` takes float64 tensors and returns Results."""
 
-    def __init__(self, subject: Subject | None, dtype: str, trial: Trial, *, record: Callable[..., None] | None = None):
-        self.subject, self.dtype, self.trial, self._record = subject, dtype, trial, record
+    def __init__(self, subject: Subject | None, dtype: str, trial: Trial, *, record: Callable[..., None] | None = None,
+                 exact: Callable = evaluate):
+        self.subject, self.dtype, self.trial, self._record, self._evaluate = subject, dtype, trial, record, exact
         rounding = subject.rounding if subject else "fused"
         device = subject.device if subject else "cpu"
         self.contract: Contract = contract_for(rounding, dtype, device=device)
         self.conventions = dict(subject.conventions) if subject else _STANDARD
+        self._watched: dict[str, object] | None = None             # while traffic is counted: arguments and results
+
+    def traffic(self, call: Callable, *args, algorithm: str = "", **kwargs) -> Traffic:
+        """The bytes that `call(*args, **kwargs)` moves, `call` being an operation of this implementation.
+
+        Unsupported where the implementation does not count, or does not declare this `algorithm`.
+        """
+        subject = self.subject
+        if subject is None:
+            raise ClaimError("memory traffic is counted in implementations; over the reals nothing is moved")
+        if subject.traffic is None:
+            raise Unsupported("does not count its memory traffic (no TRAFFIC)")
+        if algorithm and algorithm != subject.algorithm:
+            raise Unsupported(f"is no {algorithm} attention: it declares ALGORITHM = {subject.algorithm!r}"
+                              if subject.algorithm else f"does not say that it is {algorithm} attention (no ALGORITHM)")
+        self._watched = {}
+        try:
+            with subject.traffic() as launches:
+                call(*args, **kwargs)
+            return summed(launches, self._watched)
+        finally:
+            self._watched = None
 
     def __getattr__(self, name: str) -> Callable:
         operation = OPERATIONS.get(name)
@@ -80,7 +104,7 @@ class Implementation:
     def _exact(self, operation: Operation, args: tuple, kwargs: dict):
         arguments, _ = bind(operation, args, kwargs)
         received = {name: _numbers(value) for name, value in arguments.items()}
-        judged = evaluate(operation.name, received, self.contract, self.conventions)
+        judged = self._evaluate(operation.name, received, self.contract, self.conventions)
         self.trial.calls.append(Call(operation.name, EXACT, received))
         balls = _Balls(operation.name, arguments, received, self.conventions)
         results = {}
@@ -137,6 +161,9 @@ class Implementation:
         if trial.refusing:                                         # accepted, and there is nothing to compare with
             trial.calls.append(Call(operation.name, self.dtype, received, excused=excuse))
             return None
+        if self._watched is not None:
+            tensors = returned if isinstance(returned, tuple) else (returned,)
+            self._watched |= native | dict(zip((name.strip("+?") for name in operation.returns), tensors))
         fault, values = self._check(operation, arguments, returned, placed)
         if fault:
             trial.calls.append(Call(operation.name, self.dtype, received, fault=fault, excused=excuse))
@@ -150,7 +177,7 @@ class Implementation:
         for name in operation.writes:
             got = got | {name: _numbers(placed[name].view)}
         given = received | {name: values[name] for name in operation.drawn}
-        exacts = evaluate(operation.name, given, self.contract, self.conventions)
+        exacts = self._evaluate(operation.name, given, self.contract, self.conventions)
         quantities, results = [], {}
         number = len(self.trial.calls) + 1
         if tuple(exact.name for exact in exacts) != operation.judged:

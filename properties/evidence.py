@@ -133,7 +133,8 @@ def check_event(cell: Cell, outcome: Outcome) -> dict:
         "profile": {axis: {f"{size:g}": round(used, 4) for size, used in sorted(sizes.items())}
                     for axis, sizes in trial.profile.items()},
         "reach": dict(trial.reach), "seconds": round(outcome.seconds, 4), "inside": round(trial.inside, 4),
-        "note": outcome.note, "counterexample": outcome.failure and counterexample(cell, outcome.failure),
+        "note": outcome.note, "costs": trial.costs,
+        "counterexample": outcome.failure and counterexample(cell, outcome.failure),
         **outcome.extra}
 
 
@@ -154,7 +155,8 @@ def _check(cell: Cell, verdict: str, message: str) -> dict:
         "event": "check", "id": cell.id, "claim": cell.claim, "leg": cell.leg, "implementation": cell.implementation,
         "dtype": cell.dtype, "verdict": verdict, "message": message, "law": None, "faithful": None, "examples": 0,
         "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {},
-        "reach": {}, "seconds": 0.0, "inside": 0.0, "note": "", "counterexample": None, "digest": cell.digest}
+        "reach": {}, "seconds": 0.0, "inside": 0.0, "note": "", "costs": [], "counterexample": None,
+        "digest": cell.digest}
 
 
 def _plain(sizes: dict) -> dict:

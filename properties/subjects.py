@@ -15,6 +15,7 @@ from .operations import OPERATIONS, Operation
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 CONVENTIONS = {"causal": ("bottom-right", "top-left"), "empty_row": ("zero", "nan"), "rope": ("half", "interleaved")}
+ALGORITHMS = ("standard", "flash")
 
 
 @dataclass(frozen=True)
@@ -68,6 +69,8 @@ class Subject:
     domain: Mapping[str, object] = field(default_factory=dict)
     expected_failures: tuple[ExpectedFailure, ...] = ()
     note: str = ""
+    algorithm: str = ""
+    traffic: Callable | None = None
     keywords: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
 
@@ -78,7 +81,7 @@ def load(path: Path, *, name: str) -> tuple[list[Subject], list[Problem]]:
     """
     shown = _shown(path)
     try:
-        module = _import(path, name)
+        module = import_file(path, name)
     except BaseException as error:                                   # a kernel file may do anything at import
         if isinstance(error, KeyboardInterrupt):
             raise
@@ -128,8 +131,16 @@ def _subject(namespace: dict, name: str, shown: str, digest: str, problems: list
         else:
             problems.append(Problem(shown, f"CONVENTIONS has {key}={value!r}; known are "
                                     + "; ".join(f"{k}: {' or '.join(v)}" for k, v in CONVENTIONS.items())))
+    algorithm, traffic = namespace.get("ALGORITHM", ""), namespace.get("TRAFFIC")
+    if algorithm and algorithm not in ALGORITHMS:
+        problems.append(Problem(shown, f"ALGORITHM = {algorithm!r}; known are {' and '.join(ALGORITHMS)}"))
+        algorithm = ""
+    if traffic is not None and not callable(traffic):
+        problems.append(Problem(shown, f"TRAFFIC is {traffic!r}; expected a function that returns a context manager"))
+        traffic = None
     return Subject(
         name=name, file=shown, operations=operations, digest=digest, keywords=keywords, conventions=conventions,
+        algorithm=algorithm, traffic=traffic,
         title=(namespace.get("__doc__") or "").strip().split("\n")[0], dtypes=tuple(d for d in dtypes if d in DTYPES),
         device=str(namespace.get("DEVICE", "cpu")), array=str(namespace.get("ARRAY", "torch")),
         rounding=rounding, domain=namespace.get("DOMAIN", {}), note=namespace.get("NOTE", ""),
@@ -157,7 +168,8 @@ def _signature(operation: Operation, function: Callable) -> tuple[str, frozenset
     return "", frozenset(p.name for p in parameters) & frozenset(optional)
 
 
-def _import(path: Path, name: str):
+def import_file(path: Path, name: str):
+    """The module of a Python file or package, imported once under a name of its own."""
     unique = f"attest_subject_{name.replace('.', '_')}_{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]}"
     if unique in sys.modules:
         return sys.modules[unique]

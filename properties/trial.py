@@ -133,10 +133,16 @@ class Trial:
     failures: dict[type, Failure] = field(default_factory=dict)
     first_failure: dict[type, int] = field(default_factory=dict)
     missing: Counter = field(default_factory=Counter)
+    costs: list[dict] = field(default_factory=list)
 
     def begin(self, drawn: dict) -> None:
         self.drawn, self.calls, self.relations = drawn, [], []
         self.labels.clear()
+
+    def cost(self, point: dict) -> None:
+        """Remember a counted cost for the plot, once."""
+        if point not in self.costs:
+            self.costs.append(point)
 
     def failed(self, error: BaseException) -> None:
         """Remember the current example as the last failing one of its sort."""

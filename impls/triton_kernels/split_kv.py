@@ -46,7 +46,7 @@ def partial_kernel(
     state = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
                        start, body_stop, len_k, scale, BLOCK_N, EDGE=False)
     m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
-                           body_stop, stop, len_k, scale, BLOCK_N, EDGE=True)
+                           body_stop, stop, stop, scale, BLOCK_N, EDGE=True)     # the next split's keys stay unread
 
     # states lie as (split, batch, query head, query), the group's rows being adjacent
     state_rows = split.to(tl.int64) * n_rows + (batch * n_kv_heads + kv_head) * group * len_q + rows
