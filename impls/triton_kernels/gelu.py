@@ -55,7 +55,7 @@ def gelu(x):
     require_floats(x=x)
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
-        flat, acc, block = x.reshape(-1), ARITHMETIC[x.dtype], rows_per_program(x.numel(), 1)
+        flat, acc, block = x.reshape(-1), ARITHMETIC[x.dtype], rows_per_program(x.numel(), 4)
         gelu_kernel[(triton.cdiv(len(flat), block),)](
             flat, y, len(flat), flat.stride(0), ACC=acc, TERMS=TERMS[acc], BLOCK=block, num_warps=warps(block))
     return y
