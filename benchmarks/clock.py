@@ -77,7 +77,7 @@ def run(
     clock: DeviceClock, contenders: Mapping[str, Callable], *, ours: str | None, pedantic: Callable | None = None,
     seconds: float = 1.5, least: int = 10, most: int = 50,
 ) -> Race:
-    """Let the contenders take turns, in rotating order, for about `seconds` of device time and `least` to `most` rounds.
+    """Let the contenders take turns, in rotating order, for about `seconds` of device time, `least` to `most` rounds.
 
     Warm and cold phases of the machine then meet all of them alike. A contender that raises is left out, and says why;
     `ours` raises. `pedantic` (pytest-benchmark's) counts the rounds and times `ours`, the others run in its `setup`.

@@ -8,6 +8,7 @@ its file is marked, and the report leaves it out. `--within SECONDS` starts no b
 """
 
 import json
+import math
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,7 +24,7 @@ NO_GPU = "no GPU: these benchmarks time compiled kernels (--small tries the mach
 
 def pytest_addoption(parser):
     group = parser.getgroup("benchmarks of kernels")
-    group.addoption("--measured", type=Path, default=None, metavar="FILE", help="store what was measured there, as JSON")
+    group.addoption("--measured", type=Path, default=None, metavar="FILE", help="store what was measured, as JSON")
     group.addoption("--small", action="store_true", help="tiny shapes, on any machine: a trial, not a measurement")
     group.addoption("--within", type=float, default=None, metavar="SECONDS", help="start no benchmark after that time")
 
@@ -49,6 +50,12 @@ class Measured:
         return self.within is not None and time.monotonic() - self.started > self.within
 
 
+def strict(values: dict) -> dict:
+    """inf and nan as strings, which float() reads: JSON has no such numbers."""
+    return {key: str(value) if isinstance(value, float) and not math.isfinite(value) else value
+            for key, value in values.items()}
+
+
 @pytest.fixture(scope="session")
 def measured(pytestconfig):
     return Measured(pytestconfig)
@@ -71,8 +78,9 @@ def device(small) -> str:
 def race(benchmark, measured, device, small):
     """race(group, case, work, unit, contenders, missing, ours, check) measures one case and keeps the row.
 
-    `work` is in FLOP or bytes; `missing` are contenders that could not be prepared, with the reason; `check(race)` gives
-    the budget used by each result that can be judged. Ours is repeated into poisoned memory first.
+    `work` is in FLOP or bytes; `missing` are contenders that could not be prepared, with the reason; `check(race)`
+    says of results by name what is to be kept beside their rates: the budget that they use. Ours is repeated into poisoned
+    memory before it is checked.
     """
 
     def measure(*, group, case, work, unit, contenders, ours="triton_kernels", missing=None, check=None, poison=True,
@@ -92,7 +100,7 @@ def race(benchmark, measured, device, small):
         for name, values in done.seconds.items():
             lower, median, upper = clock.quartiles(values)
             kept.append({"name": name, "rate": work * scale / median if median else 0.0, "rounds": len(values),
-                         "seconds": {"lower": lower, "median": median, "upper": upper}} | errors.get(name, {}))
+                         "seconds": {"lower": lower, "median": median, "upper": upper}} | strict(errors.get(name, {})))
         kept += [{"name": name, "not_available": reason} for name, reason in ((missing or {}) | done.missing).items()]
         measured.add(row | {"contenders": kept, "state": state, "poisoned": poisoned})
         benchmark.extra_info.update(case, rates={c["name"]: c.get("rate") for c in kept}, unit=unit)

@@ -42,7 +42,9 @@ def _flex(length: int, causal: bool) -> Callable:
     for limit in ("recompile_limit", "cache_size_limit"):       # all shapes share one code object; the default is 8
         if hasattr(torch._dynamo.config, limit):
             setattr(torch._dynamo.config, limit, 256)
-    visible = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda") if causal else None
+    visible = None
+    if causal:
+        visible = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda")
     compiled = torch.compile(flex_attention, dynamic=False, fullgraph=True)
 
     def attend(q, k, v, causal):
