@@ -79,12 +79,12 @@ def race(benchmark, measured, device, small):
     """race(group, case, work, unit, contenders, missing, ours, check) measures one case and keeps the row.
 
     `work` is in FLOP or bytes; `missing` are contenders that could not be prepared, with the reason; `check(race)`
-    says of results by name what is to be kept beside their rates: the budget that they use. Ours is repeated into poisoned
+    gives, by name, what is to be kept beside a rate: the budget that its result uses. Ours is repeated into poisoned
     memory before it is checked.
     """
 
     def measure(*, group, case, work, unit, contenders, ours="triton_kernels", missing=None, check=None, poison=True,
-                seconds=1.5):
+                seconds=1.0):
         row = {"group": group, "case": case, "unit": unit, "work": work}
         if measured.late():
             measured.add(row | {"not_run": "the time for benchmarks was used up"})

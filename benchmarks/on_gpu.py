@@ -147,7 +147,7 @@ def sanitizer(options, seconds: float) -> Outcome:
     def left():
         return stop - time.monotonic()
 
-    plain = run(calls, seconds=left(), log=log, environment=uncached)     # compiles; an error here is not the sanitizer's
+    plain = run(calls, seconds=left(), log=log, environment=uncached)     # compiles; its errors are no sanitizer's
     if plain.status != 0:
         return Outcome("failed" if plain.status is not None else "ran out of time",
                        f"without a sanitizer: {last_line(plain.output)}")
@@ -158,8 +158,8 @@ def sanitizer(options, seconds: float) -> Outcome:
         what = f"{tool} of a planted error" if wanted else tool
         if left() < 5:
             return Outcome("ran out of time", "; ".join([*words, f"{what} not run"]))
-        done = run([binary, "--tool", tool, "--error-exitcode", "86", "--report-api-errors", "no", "--print-limit", "20",
-                    *calls, *arguments], seconds=left(), log=log, environment=uncached)
+        told = ["--tool", tool, "--error-exitcode", "86", "--report-api-errors", "no", "--print-limit", "20"]
+        done = run([binary, *told, *calls, *arguments], seconds=left(), log=log, environment=uncached)
         outcome = judged_sanitizer(done, what, planted=wanted)
         words.append(outcome.says)
         if outcome.verdict != "passed":
@@ -211,7 +211,7 @@ PARTS = {"environment": environment, "correctness": correctness, "sanitizer": sa
          "report": report}
 
 
-# --------------------------------------------------------------------------------------------------------------- command
+# -------------------------------------------------------------------------------------------------------------- command
 
 
 def carry_out(options, parts=None) -> dict[str, tuple[Outcome, float]]:
@@ -254,7 +254,7 @@ def arguments(given: Sequence[str] | None = None):
     parser = argparse.ArgumentParser(prog="python -m benchmarks.on_gpu", description=__doc__.split("\n")[0])
     parser.add_argument("--minutes", type=float, default=10.0, help="for everything together (%(default)s)")
     parser.add_argument("--only", default=",".join(PARTS), metavar="PART,...", help="some of: %(default)s")
-    parser.add_argument("--examples", type=int, default=10, help="per cell of correctness (%(default)s)")
+    parser.add_argument("--examples", type=int, default=3, help="per cell of correctness (%(default)s)")
     parser.add_argument("--reports", type=Path, default=ROOT / "reports", metavar="DIR")
     parser.add_argument("--measured", type=Path, default=ROOT / "benchmarks" / "measured", metavar="DIR",
                         help="where the measurements are kept (%(default)s)")
