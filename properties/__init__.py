@@ -12,6 +12,7 @@ _WHERE = {
     "relations": ("agree", "at_most", "costs", "exactly", "plausible", "rejects", "tensor"),
     "results": ("Result", "ClaimError"),
     "memory": ("LAYOUTS", "Layout", "laid"),
+    "strategies.plain": ("filled", "plain_inputs"),
     "strategies": ("HEADS", "Inputs", "arrays", "attention_inputs", "integer_rows", "keeps", "lengths", "masked_rows",
                    "permutations_of", "reach", "rows", "rows_and_permutation", "shifts"),
     "numerics.statistics": ("seed_from", "second_moment_design"),

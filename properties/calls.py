@@ -85,7 +85,7 @@ class Implementation:
         try:
             with subject.traffic() as launches:
                 call(*args, **kwargs)
-            return summed(launches, self._watched)
+            return summed(launches, self._watched, self.dtype)
         finally:
             self._watched = None
 
@@ -192,6 +192,7 @@ class Implementation:
             at = tuple(int(i) for i in np.unravel_index(flat, used.shape)) if used.size else ()
             quantities.append(Quantity(exact.name, value, _expected(exact), exact.budget,
                                        float(used.flat[flat]) if used.size else 0.0, at, exact.kind))
+            value = to_numpy(value).astype(np.float64, copy=False)              # a drawn mask is a number from here on
             results[exact.name] = Result(value, exact.value, difference(value, exact.value), _budget(exact), ball=None,
                                          origin=("call", number, exact.name))
         self.trial.calls.append(Call(operation.name, self.dtype, received, tuple(quantities), excused=excuse))

@@ -112,14 +112,15 @@ def plausible(p_value: float, *, what: str = "the observation") -> None:
         raise LawFails(f"{what} has probability {p_value:.3g} under the claim, below {FALSE_ALARM:g}")
 
 
-def costs(counted: float, expected: float, *, what: str = "cost", at: dict[str, float] | None = None) -> None:
+def costs(counted: float, expected: float, *, what: str = "cost", at: dict[str, float] | None = None,
+          unit: str = "") -> None:
     """A counted cost (multiply-adds, bytes, parameters) equals its formula, exactly.
 
-    `at={"N": 64}` makes it a point of the report's plot: the series `what` at N = 64.
+    `at={"N": 64}` makes it a point of the report's plot: the series `what` at N = 64, in this unit.
     """
     trial = current()
     if at is not None:
-        trial.cost({"what": what, "at": dict(at), "counted": float(counted), "expected": float(expected)})
+        trial.cost({"what": what, "at": dict(at), "unit": unit, "counted": float(counted), "expected": float(expected)})
     trial.relations.append(Relation(what, Result.constant(float(counted)), Result.constant(float(expected)),
                                     gap=abs(float(counted - expected))))
     if counted != expected:

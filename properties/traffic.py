@@ -27,7 +27,8 @@ class Traffic:
 
     `loaded_by` and `stored_by`: bytes by tensor, under the operation's own names of arguments and results, and for an
     intermediate under the name of the kernel's argument; `intermediates`: elements of every intermediate that a kernel
-    stored to; `multiply_adds` of matrix products, whole tiles.
+    stored to; `multiply_adds` of matrix products, whole tiles; `itemsize`: bytes of an element of the dtype under test;
+    `state_itemsize`: of lse and other states, kept at least in float32.
     """
 
     loaded_by: Mapping[str, int]
@@ -35,6 +36,8 @@ class Traffic:
     intermediates: Mapping[str, int]
     tiles: Mapping[str, int]
     multiply_adds: int
+    itemsize: int
+    state_itemsize: int
 
     @property
     def loaded(self) -> int:
@@ -58,8 +61,9 @@ class Traffic:
         return self.tiles[name]
 
 
-def summed(launches: list[Mapping], known: Mapping[str, object]) -> Traffic:
+def summed(launches: list[Mapping], known: Mapping[str, object], dtype: str) -> Traffic:
     """The traffic of all launches of a call; `known` are the arguments and results of the operation by name."""
+    itemsize = getattr(torch, dtype).itemsize
     names = {_memory(t): name for name, t in known.items() if isinstance(t, torch.Tensor) and t.numel()}
     known_names = set(names.values())
     loaded, stored, elements, tiles = Counter(), Counter(), {}, {}
@@ -79,7 +83,7 @@ def summed(launches: list[Mapping], known: Mapping[str, object]) -> Traffic:
             tiles.setdefault(tile, set()).add(size)
     return Traffic(dict(+loaded), dict(+stored), elements,
                    {tile: sizes.pop() for tile, sizes in tiles.items() if len(sizes) == 1},
-                   sum(launch.get("multiply_adds", 0) for launch in launches))
+                   sum(launch.get("multiply_adds", 0) for launch in launches), itemsize, max(itemsize, 4))
 
 
 def _memory(tensor: torch.Tensor) -> int:

@@ -8,6 +8,7 @@ from pathlib import Path
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from . import matrix, schema, summary, tensors, wording
+from .costs import costs
 from .figures import figures
 from .mathml import formula
 from .sections import sections
@@ -83,6 +84,7 @@ def _content(state: State) -> dict:
         "standard": summary.STANDARD_CONVENTIONS,
         "priorities": priorities,
         "coverage": table,
+        "counted_costs": costs(state.cells),
     }
 
 
