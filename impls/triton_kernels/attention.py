@@ -28,7 +28,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_device, require_floats, state_dtype
+from .common import (ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_device, require_floats, require_grid,
+                     require_offsets, state_dtype)
+
+MAX_LENGTH = 2**30      # positions and their differences are 32-bit numbers
 
 
 @triton.jit
@@ -144,23 +147,35 @@ def attention_kernel(
     tl.store(lse_ptr + rows, (m + tl.log2(l)) * LN2, mask=rows < len_q)
 
 
-def check_qkv(q, k, v):
+def check_qkv(q, k, v, k_name="k", v_name="v"):
     """q (B, Hq, Lq, D), k (B, Hkv, Lk, D), v (B, Hkv, Lk, Dv) fit together, and each head fits 32-bit offsets."""
-    require_floats(q=q, k=k, v=v)
-    for name, x in (("q", q), ("k", k), ("v", v)):
+    named = {"q": q, k_name: k, v_name: v}
+    require_floats(**named)
+    for name, x in named.items():
         require(x.ndim == 4, f"{name} must be (batch, heads, length, head dim), got shape {tuple(x.shape)}")
         if not 1 <= x.shape[3] <= 256:
             raise NotImplementedError(f"{name} has head dim {x.shape[3]}; supported are 1 to 256")
-        if sum((n - 1) * s for n, s in zip(x.shape[2:], x.stride()[2:])) >= 2**31:
-            raise NotImplementedError(f"one head of {name} spans 2**31 elements or more, beyond 32-bit offsets")
-    if max(q.shape[:2]) > 65535:
-        raise NotImplementedError(f"q has {q.shape[0]} batch entries of {q.shape[1]} heads; a grid takes 65535 of each")
-    require(k.shape[:3] == v.shape[:3], f"k {tuple(k.shape)} and v {tuple(v.shape)} differ in batch, heads or length")
-    require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, k has {k.shape[0]}")
-    require(q.shape[3] == k.shape[3], f"q has head dim {q.shape[3]}, k has {k.shape[3]}")
-    require(k.shape[1] > 0 or q.shape[1] == 0, f"q has {q.shape[1]} heads, k has none")
+        require_offsets(name, x)
+    for name, x in named.items():
+        if x.shape[2] > MAX_LENGTH or x.shape[2] * max(x.shape[3], v.shape[3]) >= 2**31:
+            raise NotImplementedError(f"{name} has length {x.shape[2]}; supported are 2**30 positions, and fewer than "
+                                      "2**31 elements in a head of q, k, v, out and their gradients")
+    require_grid(batch_size_of_q=q.shape[0], number_of_heads_of_q=q.shape[1])
+    require(k.shape[:3] == v.shape[:3],
+            f"{k_name} {tuple(k.shape)} and {v_name} {tuple(v.shape)} differ in batch, heads or length")
+    require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, {k_name} has {k.shape[0]}")
+    require(q.shape[3] == k.shape[3], f"q has head dim {q.shape[3]}, {k_name} has {k.shape[3]}")
+    require(k.shape[1] > 0 or q.shape[1] == 0, f"q has {q.shape[1]} heads, {k_name} has none")
     require(q.shape[1] % max(k.shape[1], 1) == 0,
-            f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} of k and v")
+            f"q has {q.shape[1]} heads, no multiple of the {k.shape[1]} of {k_name} and {v_name}")
+
+
+def check_groups(q, k):
+    """There are programs for every KV head of every batch entry; the queries of its heads are counted in 32 bits."""
+    require_grid(product_of_batch_size_and_heads_of_k=k.shape[0] * k.shape[1])
+    group = q.shape[1] // max(k.shape[1], 1)
+    if q.shape[2] * group > MAX_LENGTH:
+        raise NotImplementedError(f"q has {group} heads of {q.shape[2]} queries to a KV head, together more than 2**30")
 
 
 def expand_scores(name, x, q, k):
@@ -171,7 +186,9 @@ def expand_scores(name, x, q, k):
     require_device(name, x, "q", q)
     require(x.ndim <= 4 and all(a in (1, b) for a, b in zip(x.shape[::-1], shape[::-1])),
             f"{name} of shape {tuple(x.shape)} does not expand to (B, Hq, Lq, Lk) = {shape}")
-    return x.expand(shape)
+    x = x.expand(shape)
+    require_offsets(name, x, last=1)
+    return x
 
 
 def block_sizes(len_q, q, v):

@@ -18,7 +18,8 @@ import triton
 import triton.language as tl
 
 from .attention import check_qkv, expand_scores, first_tile
-from .common import ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, state_dtype
+from .common import (ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets,
+                     state_dtype)
 
 
 @triton.jit
@@ -188,6 +189,7 @@ def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=N
     shape = (*q.shape[:3], v.shape[3])
     for name, x, wanted in (("out", out, shape), ("dout", dout, shape), ("lse", lse, shape[:3])):
         require(x.shape == wanted, f"{name} must be {tuple(wanted)}, got {tuple(x.shape)}")
+        require_offsets(name, x)
     require(lse.dtype in ARITHMETIC, f"lse must be floating point, got {lse.dtype}")
     require_device("lse", lse, "q", q)
     require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible)")

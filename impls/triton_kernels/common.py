@@ -26,7 +26,7 @@ def require(condition, message):
 def require_floats(**tensors):
     """Every tensor is floating point of a supported dtype, and all have one dtype and device."""
     (first_name, first), *others = tensors.items()
-    require(INTERPRETED or first.is_cuda, f"{first_name} is on {first.device}; the kernels are compiled for the GPU")
+    require_memory(first_name, first)
     for name, x in tensors.items():
         require(x.dtype in ARITHMETIC, f"{name} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
     for name, x in others:
@@ -34,8 +34,29 @@ def require_floats(**tensors):
         require_device(name, x, first_name, first)
 
 
+def require_memory(name, x):
+    """x lies where the kernels can reach it: on the GPU, or, in the interpreter, anywhere that has memory."""
+    require(x.is_cuda or (INTERPRETED and x.device.type == "cpu"),
+            f"{name} is on {x.device}; the kernels " + ("are interpreted on the CPU" if INTERPRETED else
+                                                        "are compiled for the GPU"))
+
+
 def require_device(name, x, first_name, first):
     require(x.device == first.device, f"{name} is on {x.device}, but {first_name} is on {first.device}")
+
+
+def require_offsets(name, x, last=2):
+    """The last dims of x are spanned by offsets of 32 bits, which is what the kernels have inside of a head."""
+    if sum((n - 1) * stride for n, stride in zip(x.shape[-last:], x.stride()[-last:])) >= 2**31:
+        raise NotImplementedError(f"{name} of shape {tuple(x.shape)} and strides {tuple(x.stride())} spans 2**31 "
+                                  f"elements or more within its last {last} dims, beyond 32-bit offsets")
+
+
+def require_grid(**programs):
+    """Every number of programs along the second and third axis of a grid is one that a GPU launches."""
+    for what, n in programs.items():
+        if n > 65535:
+            raise NotImplementedError(f"{what.replace('_', ' ')} would be {n}; a GPU takes 65535 along this axis")
 
 
 def state_dtype(*tensors):

@@ -10,7 +10,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_qkv, empty_state, first_tile, visit_keys
+from .attention import block_sizes, check_groups, check_qkv, empty_state, first_tile, visit_keys
 from .common import ARITHMETIC, LOG2E, require, require_floats
 
 
@@ -67,14 +67,15 @@ def decode(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     Returns out (B, Hq, T, Dv). ValueError if the arguments do not fit together or a cache is too short; then nothing
     is written.
     """
-    check_qkv(q, k_new, v_new)
+    check_qkv(q, k_new, v_new, "k_new", "v_new")
     require_floats(q=q, k_cache=k_cache, v_cache=v_cache)
     (batch, n_heads, n_new, dim), (_, n_kv_heads, _, dim_v) = q.shape, v_new.shape
     require(k_new.shape[2] == n_new, f"q has {n_new} new rows, k_new has {k_new.shape[2]}")
     for name, cache, new in (("k_cache", k_cache, k_new), ("v_cache", v_cache, v_new)):
         require(cache.ndim == 4 and cache.shape[:2] == new.shape[:2] and cache.shape[3] == new.shape[3],
                 f"{name} of shape {tuple(cache.shape)} does not fit new rows of shape {tuple(new.shape)}")
-    check_qkv(q, k_cache, v_cache)
+    check_qkv(q, k_cache, v_cache, "k_cache", "v_cache")
+    check_groups(q, k_cache)
     lens = torch.as_tensor(lens, device=q.device)
     require(lens.shape == (batch,) and not lens.is_floating_point(), f"lens must be {batch} integers, got {lens}")
     capacity, longest = k_cache.shape[2], int(lens.max()) if batch else 0

@@ -51,7 +51,7 @@ def layer_norm_kernel(
     x_ptr, weight_ptr, bias_ptr, y_ptr, n_rows, n_columns, x_strides, weight_stride, bias_stride, eps: tl.float64,
     ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):
-    rows = (tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
     real = columns < n_columns
     here = (rows[:, None] < n_rows) & real[None, :]
@@ -68,13 +68,13 @@ def layer_norm_backward_kernel(
     dy_strides, eps: tl.float64, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):
     """dx of this program's rows, and what they add to dw and db: every n_programs-th tile from the program_id-th on."""
-    program, n_programs = tl.program_id(0), tl.num_programs(0)
+    program, n_programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
     columns = tl.arange(0, BLOCK_COLUMNS)
     real = columns < n_columns
     weight = tl.load(weight_ptr + columns.to(tl.int64) * weight_stride, mask=real, other=0.0).to(ACC)
     dw, db = tl.zeros([BLOCK_COLUMNS], ACC), tl.zeros([BLOCK_COLUMNS], ACC)
     for start in range(program * BLOCK_ROWS, n_rows, n_programs * BLOCK_ROWS):
-        rows = (start + tl.arange(0, BLOCK_ROWS)).to(tl.int64)
+        rows = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         here = (rows[:, None] < n_rows) & real[None, :]
         dy = load_rows(dy_ptr, rows, columns, here, dy_strides, ACC)
         x_hat, rstd = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
@@ -84,7 +84,7 @@ def layer_norm_backward_kernel(
         tl.store(dx_ptr + rows[:, None] * n_columns + columns[None, :], dx.to(dx_ptr.dtype.element_ty), mask=here)
         dw += tl.sum(dy * x_hat, 0)
         db += tl.sum(dy, 0)
-    parts = program.to(tl.int64) * n_columns + columns
+    parts = program * n_columns + columns
     tl.store(dw_parts_ptr + parts, dw, mask=real)
     tl.store(db_parts_ptr + parts, db, mask=real)
 

@@ -34,7 +34,7 @@ def merge_kernel(
     ACC: tl.constexpr, FINISHED: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_D: tl.constexpr,
 ):
     """FINISHED: m is lse, l is 1 (and not read), acc is out; the result is divided by its denominator."""
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     real = rows < n_rows
     m1 = tl.load(m1_ptr + rows, mask=real, other=-INF).to(ACC)
     m2 = tl.load(m2_ptr + rows, mask=real, other=-INF).to(ACC)
@@ -48,7 +48,7 @@ def merge_kernel(
         l = w1 * l1 + w2 * l2
 
     columns = tl.arange(0, BLOCK_D)
-    offsets = rows[:, None].to(tl.int64) * dim + columns[None, :]
+    offsets = rows[:, None] * dim + columns[None, :]
     inside = real[:, None] & (columns[None, :] < dim)
     acc1 = tl.load(acc1_ptr + offsets, mask=inside & filled1[:, None], other=0.0).to(ACC)
     acc2 = tl.load(acc2_ptr + offsets, mask=inside & filled2[:, None], other=0.0).to(ACC)

@@ -23,9 +23,9 @@ MAX_COLUMNS = 65536     # a row beyond that does not fit the registers of one pr
 @triton.jit
 def row_tile(n_rows, n_columns, row_stride, column_stride, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
     """The offsets of this program's rows in a strided matrix, and which of them exist."""
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     columns = tl.arange(0, BLOCK_COLUMNS)
-    offsets = rows[:, None].to(tl.int64) * row_stride + columns[None, :].to(tl.int64) * column_stride
+    offsets = rows[:, None] * row_stride + columns[None, :].to(tl.int64) * column_stride
     return offsets, (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
 
 
@@ -63,7 +63,7 @@ def log_sum_exp_kernel(
 ):
     offsets, inside = row_tile(n_rows, n_columns, x_strides[0], x_strides[1], BLOCK_ROWS, BLOCK_COLUMNS)
     e, l, m = exp_and_sum(tl.load(x_ptr + offsets, mask=inside, other=-INF).to(ACC))
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tl.store(lse_ptr + rows, m + tl.log(l), mask=rows < n_rows)
 
 

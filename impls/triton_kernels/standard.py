@@ -67,7 +67,7 @@ def weights_kernel(
     e, l, m = exp_and_sum(tl.load(s_ptr + offsets, mask=inside, other=-INF).to(ACC))
     p = e / tl.where(l == 0, 1.0, l)[:, None]
     tl.store(p_ptr + offsets, p.to(p_ptr.dtype.element_ty), mask=inside)
-    rows = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tl.store(lse_ptr + rows, m + tl.log(l), mask=rows < n_rows)
 
 

@@ -99,7 +99,8 @@ def with_other_blocks():
     """Every `tl.program_id(i) * BLOCK` with half and with twice the block: programs overlap, or leave rows out."""
     for file, kernel in kernels():
         for node in ast.walk(kernel):
-            if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult) and is_program_id(node.left):
+            if (isinstance(node, ast.BinOp) and isinstance(node.op, ast.Mult)
+                    and any(map(is_program_id, ast.walk(node.left)))):
                 for factor in ("// 2", "* 2"):
                     new = f"{ast.unparse(node.left)} * ({ast.unparse(node.right)} {factor})"
                     yield replaced(file, kernel, node, ast.parse(new, mode="eval").body)
