@@ -57,6 +57,7 @@ class Claim:
     needs: Callable | None = None
     corrects: tuple[str, ...] = ()
     dtypes: tuple[str, ...] | None = None
+    kills_nothing: str = ""
     problem: str = ""
     _proofs: list[Proof] = field(default_factory=list, repr=False)
 
@@ -104,13 +105,14 @@ _defined: dict[tuple[str, str], int] = {}        # (file, name) -> line, to noti
 
 
 def claim(*, rows: str, formula: str = "", if_fails: str = "", needs: Callable | None = None, over: str = "reals",
-          corrects: str = "", dtypes: tuple[str, ...] | None = None, kind: str = "") -> Callable:
+          corrects: str = "", dtypes: tuple[str, ...] | None = None, kills_nothing: str = "", kind: str = "") -> Callable:
     """A statement that holds.
 
     `rows`: the rows of the ledger that it answers, blank-separated; `formula`: LaTeX; `if_fails`: what is likely wrong
     with an implementation that breaks it; `needs`: a named predicate on the drawn arguments (the law holds where it is
     true, and a counterexample is found where it is false); `over="floats"`: it is about a dtype, not about the reals;
-    `corrects`: names of the refuted claims whose truth this is (`name`, or `file::name`); `dtypes`: only these.
+    `corrects`: names of the refuted claims whose truth this is (`name`, or `file::name`); `dtypes`: only these;
+    `kills_nothing`: why no wrong implementation that is known breaks it.
     """
     if over not in ("reals", "floats"):
         raise ValueError(f"over={over!r}: a claim is over 'reals' or over 'floats'")
@@ -130,7 +132,7 @@ def claim(*, rows: str, formula: str = "", if_fails: str = "", needs: Callable |
             name=name, file=file, line=line, test=test, statement=inspect.getdoc(body) or "", formula=formula,
             rows=tuple(rows.split()), if_fails=if_fails, kind=found, over=over, source=_source(body), needs=needs,
             operations=tuple(o for o in OPERATIONS if o in names), corrects=tuple(corrects.split()), dtypes=dtypes,
-            problem=problem)
+            kills_nothing=kills_nothing, problem=problem)
 
     return decorate
 
@@ -144,12 +146,14 @@ def refuted(*, rows: str, formula: str = "", over: str = "reals", dtypes: tuple[
     return claim(rows=rows, formula=formula, over=over, dtypes=dtypes, kind="refuted")
 
 
-def statistical(*, rows: str, formula: str = "", if_fails: str = "", corrects: str = "") -> Callable:
+def statistical(*, rows: str, formula: str = "", if_fails: str = "", corrects: str = "",
+                kills_nothing: str = "") -> Callable:
     """A statement about a distribution: exact designs, or `plausible(p)` at a false-alarm probability of 1e-13.
 
     Run derandomized; seeds are hashed from drawn parameters (`seed_from`), never drawn.
     """
-    return claim(rows=rows, formula=formula, if_fails=if_fails, corrects=corrects, kind="statistical")
+    return claim(rows=rows, formula=formula, if_fails=if_fails, corrects=corrects, kills_nothing=kills_nothing,
+                 kind="statistical")
 
 
 def _names(code) -> set[str]:
