@@ -45,7 +45,9 @@ if INTERPRETED:
 
     install(sanitize=os.environ.get("ATTEST_SANITIZE", "1") != "0")
 
-    from .traffic import counted as TRAFFIC
+    from .traffic import counted
+
+    TRAFFIC = counted
 
 from . import standard
 from .attention import attention

@@ -18,8 +18,8 @@ import triton
 import triton.language as tl
 
 from .attention import block_sizes, check_qkv, expand_scores, first_tile
-from .common import ARITHMETIC, INF, require, require_floats, rows_per_program, state_dtype, warps
-from .softmax import MAX_COLUMNS, exp_and_sum, row_tile
+from .common import ARITHMETIC, INF, require, require_floats, state_dtype
+from .softmax import softmax_of_rows, tile
 
 
 @triton.jit
@@ -60,13 +60,13 @@ def scores_kernel(
 
 @triton.jit
 def weights_kernel(
-    s_ptr, p_ptr, lse_ptr, n_rows, n_columns, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    s_ptr, p_ptr, lse_ptr, n_rows, n_columns, ACC: tl.constexpr, WHOLE: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Program (block of rows): softmax and log-sum-exp of whole rows; a row that is all hidden gives 0 and -inf."""
-    offsets, inside = row_tile(n_rows, n_columns, n_columns, 1, BLOCK_ROWS, BLOCK_COLUMNS)
-    e, l, m = exp_and_sum(tl.load(s_ptr + offsets, mask=inside, other=-INF).to(ACC))
-    p = e / tl.where(l == 0, 1.0, l)[:, None]
-    tl.store(p_ptr + offsets, p.to(p_ptr.dtype.element_ty), mask=inside)
+    """Program (block of rows): softmax and log-sum-exp of rows; a row that is all hidden gives 0 and -inf."""
+    strides = (n_columns, 1)
+    l, m = softmax_of_rows(s_ptr, None, p_ptr, n_rows, n_columns, strides, strides, ACC, WHOLE, BLOCK_ROWS,
+                           BLOCK_COLUMNS)
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     tl.store(lse_ptr + rows, m + tl.log(l), mask=rows < n_rows)
 
@@ -103,8 +103,6 @@ def _scores(q, k, causal, mask, scale, window, bias, blocks):
     require(window is None or window >= 1, f"window must be at least 1 (the current key), got {window}")
     mask, bias = expand_scores("mask", mask, q, k), expand_scores("bias", bias, q, k)
     (_, n_heads, len_q, dim), len_k = q.shape, k.shape[2]
-    if len_k > MAX_COLUMNS:
-        raise NotImplementedError(f"k has {len_k} keys; a row of weights holds at most {MAX_COLUMNS}")
     scale = dim ** -0.5 if scale is None else float(scale)
     s = torch.empty(*q.shape[:3], len_k, dtype=q.dtype, device=q.device)
     if s.numel():
@@ -120,18 +118,16 @@ def _weights(s):
     """(P, lse) of the scores S."""
     p, lse = torch.empty_like(s), torch.empty(s.shape[:-1], dtype=state_dtype(s), device=s.device)
     if lse.numel():
-        n_rows, n_columns = lse.numel(), s.shape[-1]
-        block_rows, block_columns = rows_per_program(n_rows, n_columns), triton.next_power_of_2(max(n_columns, 1))
-        weights_kernel[(triton.cdiv(n_rows, block_rows),)](
-            s, p, lse, n_rows, n_columns, ACC=ARITHMETIC[s.dtype], BLOCK_ROWS=block_rows, BLOCK_COLUMNS=block_columns,
-            num_warps=warps(block_rows * block_columns))
+        rows = s.view(lse.numel(), s.shape[-1])
+        held = tile(rows)
+        weights_kernel[(triton.cdiv(len(rows), held["BLOCK_ROWS"]),)](rows, p, lse, *rows.shape, **held)
     return p, lse
 
 
 def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
     """softmax(scale * q k^T + bias) v over the visible keys, and the log-sum-exp of the scores.
 
-    Shapes, options, dtypes and errors as of the fused `attention`; at most 65536 keys.
+    Shapes, options, dtypes and errors as of the fused `attention`.
     """
     check_qkv(q, k, v)
     blocks = block_sizes(q.shape[2], q, v)
