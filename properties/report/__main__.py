@@ -1,4 +1,4 @@
-"""Rebuild the report from event files: ``python -m properties.report [--events DIR] [--out DIR]``."""
+"""Rebuild the report from event files: ``python -m properties.report [--events DIR] [--out DIR] [--measured DIR]``."""
 
 import argparse
 import sys
@@ -14,6 +14,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m properties.report", description=__doc__)
     parser.add_argument("--events", type=Path, default=Path("reports/events"), help="folder of *.jsonl (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports"), help="where the pages go (%(default)s)")
+    parser.add_argument("--measured", type=Path, default=Path("benchmarks/measured"), metavar="DIR",
+                        help="folder of what was measured on GPUs (%(default)s)")
     options = parser.parse_args(arguments)
     records, problems = read_events(options.events)
     if not records:
@@ -24,7 +26,7 @@ def main(arguments: list[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    for path in write(fold(records, problems), options.out):
+    for path in write(fold(records, problems), options.out, measured=options.measured):
         print(path)
     return 0
 

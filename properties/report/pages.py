@@ -12,6 +12,7 @@ from .costs import costs
 from .figures import figures
 from .mathml import formula
 from .sections import sections
+from .speed import in_words, speed
 from .state import State, environment
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -56,7 +57,7 @@ def _environment() -> Environment:
         "short_dtype": schema.short_dtype, "examples": matrix.examples, "describe": matrix.describe,
         "cell_anchor": matrix.cell_anchor, "number": schema.number, "parts": tensors.parts,
         "as_text": tensors.as_text, "short_number": tensors.short_number,
-        "web_address": web_address, "environment": environment, "md": markdown_text, "code": code_span,
+        "web_address": web_address, "rate": in_words, "environment": environment, "md": markdown_text, "code": code_span,
         "fenced": fenced,
         "claim_anchor": lambda claim: wording.anchor("claim-", claim["claim"]),
         "file_anchor": lambda file: wording.anchor("file-", file),
@@ -66,8 +67,8 @@ def _environment() -> Environment:
     return environment_
 
 
-def _content(state: State) -> dict:
-    """What both pages show."""
+def _content(state: State, measured: Path | None = None) -> dict:
+    """What both pages show; `measured` is the folder of what was measured on GPUs."""
     rows = summary.answers(state)
     priorities, table = summary.coverage(rows)
     tally = summary.counts(state.cells)
@@ -85,23 +86,24 @@ def _content(state: State) -> dict:
         "priorities": priorities,
         "coverage": table,
         "counted_costs": costs(state.cells),
+        "speed": speed(measured),
     }
 
 
-def html(state: State) -> str:
+def html(state: State, measured: Path | None = None) -> str:
     """``index.html``."""
     drawn, no_figures = figures(state.cells)
     template = _environment().get_template("index.html.j2")
-    return template.render(**_content(state), files=sections(state), figures=drawn, no_figures=no_figures)
+    return template.render(**_content(state, measured), files=sections(state), figures=drawn, no_figures=no_figures)
 
 
-def markdown(state: State) -> str:
+def markdown(state: State, measured: Path | None = None) -> str:
     """``report.md``."""
     template = _environment().get_template("report.md.j2")
     owners, compact = summary.by_file_and_owner(state)
     open_cells = summary.open_cells(state)
     text = template.render(
-        **_content(state), owners=owners, compact=compact, open_cells=open_cells, max_scripts=MAX_SCRIPTS
+        **_content(state, measured), owners=owners, compact=compact, open_cells=open_cells, max_scripts=MAX_SCRIPTS
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -111,12 +113,13 @@ def as_json(state: State) -> str:
     return json.dumps(schema.strict(summary.as_json(state)), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def write(state: State, folder: Path) -> list[Path]:
+def write(state: State, folder: Path, *, measured: Path | None = None) -> list[Path]:
     """Write the three files into ``folder``, which is made where it is missing, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    for name, make in (("index.html", html), ("report.md", markdown), ("report.json", as_json)):
+    pages = {"index.html": html(state, measured), "report.md": markdown(state, measured), "report.json": as_json(state)}
+    for name, text in pages.items():
         path = folder / name
-        path.write_text(make(state), encoding="utf-8")
+        path.write_text(text, encoding="utf-8")
         written.append(path)
     return written
