@@ -37,18 +37,23 @@ class Suspect:
 def wrong_in(folder: Path, base: Subject) -> tuple[list[Suspect], list[Problem]]:
     """The suspects of a folder of Python files, and what is wrong with the files.
 
-    A file named like an operation holds implementations of it: every public function of its own is one suspect,
-    `file.function`.  Any other file is read as a kernel file, whose variants are one suspect each.  A docstring is a
+    A file (or folder of files) named like an operation holds implementations of it: every public function of its own is
+    one suspect, `operation.function`.  Any other file is read as a kernel file, whose variants are one suspect each.  A docstring is a
     sentence that names the bug, then lines `Shipped: ...` or `Notes: ...`, `Family: ...`, and `Dtypes: ...` where it
     shows in some only.
     """
     found, problems = [], []
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(("_", ".")) or not (path.suffix == ".py" or (path / "__init__.py").is_file()):
+        if path.name.startswith(("_", ".")) or not (path.suffix == ".py" or path.is_dir()):
             continue
-        suspects, wrong = (_functions if path.stem in OPERATIONS else _variants)(path, base)
-        found += suspects
-        problems += wrong
+        if path.stem not in OPERATIONS:
+            parts = [_variants(path, base)]
+        else:
+            files = sorted(path.glob("[!_]*.py")) if path.is_dir() else [path]
+            parts = [_functions(file, path.stem, base) for file in files]
+        for suspects, wrong in parts:
+            found += suspects
+            problems += wrong
     return found, problems
 
 
@@ -63,16 +68,16 @@ def placebos_in(folder: Path, base: Subject) -> tuple[list[Suspect], list[Proble
     return found, problems
 
 
-def _functions(path: Path, base: Subject) -> tuple[list[Suspect], list[Problem]]:
+def _functions(path: Path, operation: str, base: Subject) -> tuple[list[Suspect], list[Problem]]:
     try:
-        namespace = vars(import_file(path, path.stem))
+        namespace = vars(import_file(path, f"{operation}_{path.stem}"))
     except Exception as error:
         return [], [Problem(str(path), f"cannot be imported: {type(error).__name__}: {error}")]
     own = {name: f for name, f in namespace.items()
            if inspect.isfunction(f) and not name.startswith("_") and f.__module__ == namespace["__name__"]}
     declared = {name: value for name, value in namespace.items() if name.isupper() or name == "__doc__"}
-    variants = {name: {path.stem: f} | _dtypes(f) for name, f in own.items()}
-    subjects, problems = describe(declared | {"VARIANTS": variants}, path=path, name=path.stem)
+    variants = {name: {operation: f} | _dtypes(f) for name, f in own.items()}
+    subjects, problems = describe(declared | {"VARIANTS": variants}, path=path, name=operation)
     return [_suspect(subject, subject.operations, base) for subject in subjects], problems
 
 

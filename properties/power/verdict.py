@@ -78,6 +78,6 @@ def summary(found: dict) -> str:
     if len(killed) > 1:
         cuts = statistics.quantiles(killed, n=20, method="inclusive")
         lines.append(f"examples until the kill: median {cuts[9]:g}, 95th percentile {cuts[18]:g}, most {killed[-1]}")
-        lines.append("survivors after " + ", ".join(
-            f"{n}: {len(wrong) - sum(k <= n for k in killed)}" for n in sorted({1, 2, 3, 5, 10, 20, found["examples"]}) if n <= found["examples"]))
+        counts = sorted({n for n in (1, 2, 3, 5, 10, 20) if n < found["examples"]} | {found["examples"]})
+        lines.append("survivors after " + ", ".join(f"{n}: {len(wrong) - sum(k <= n for k in killed)}" for n in counts))
     return "\n".join(lines)

@@ -1,0 +1,107 @@
+"""Diagnosis: which known bugs fail the same claims in the same way.
+
+The kill matrix says of every known bug which claims notice it, how, and how soon. Read backwards it is a likelihood: a
+kernel that fails the claims a bug fails, and holds where that bug holds, is likely to have a mistake of its sort.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .suspects import PLACEBO
+
+HOLDS = "holds"
+SLIP = 0.06                 # that a claim comes out otherwise than it did for a bug of the same sort
+OTHER_WAY = 0.25            # that it is noticed in another way (law or value) where it is noticed
+
+
+@dataclass(frozen=True)
+class Known:
+    """A known bug: what it is, and the claims that notice it: how, and after how many examples."""
+
+    name: str
+    family: str
+    title: str
+    operations: frozenset[str]
+    kills: Mapping[str, tuple[str, int]]
+
+
+@dataclass(frozen=True)
+class Likeness:
+    """How well a known bug explains what was seen: log-likelihood, the claims that both fail, and those that only one does."""
+
+    known: Known
+    score: float
+    both: tuple[str, ...]
+    only_here: tuple[str, ...]
+    only_there: tuple[str, ...]
+
+
+def known_bugs(found: dict) -> list[Known]:
+    """The known bugs of a recorded kill matrix; placebos are none."""
+    kills = defaultdict(dict)
+    for kill in sorted(found["kills"], key=lambda k: -k["example"]):            # the earliest one stays
+        kills[kill["suspect"]][kill["claim"]] = kill["how"], kill["example"]
+    return [Known(s["name"], s["family"], s["title"], frozenset(s["operations"]), kills[s["name"]])
+            for s in found["suspects"] if s["family"] != PLACEBO and kills[s["name"]]]
+
+
+def likeness(seen: Mapping[str, str], known: Known, examples: int) -> Likeness:
+    """How well a known bug explains the verdicts `seen` (claim -> "holds", "law fails", "unfaithful", "crashed").
+
+    A claim that needed many examples to notice the bug may miss it in the next run.
+    """
+    score, both, only_here, only_there = 0.0, [], [], []
+    for claim, verdict in seen.items():
+        how, example = known.kills.get(claim, (HOLDS, 0))
+        noticed = SLIP if how == HOLDS else (1 - SLIP) * (1 - (1 - 1 / (example + 1)) ** examples)
+        if verdict == HOLDS:
+            score += math.log(max(1 - noticed, SLIP))
+            only_there += [claim] * (how != HOLDS)
+        else:
+            score += math.log(noticed) + math.log(1 - OTHER_WAY if how in (verdict, HOLDS) else OTHER_WAY)
+            (only_here if how == HOLDS else both).append(claim)
+    return Likeness(known, score, tuple(both), tuple(only_here), tuple(only_there))
+
+
+def diagnose(seen: Mapping[str, str], bugs: Iterable[Known], *, examples: int) -> list[Likeness]:
+    """The known bugs that share a failing claim with what was seen, the likeliest first."""
+    ranked = [likeness(seen, bug, examples) for bug in bugs]
+    return sorted((r for r in ranked if r.both), key=lambda r: (-r.score, r.known.name))
+
+
+def families(ranked: Iterable[Likeness]) -> list[tuple[str, float]]:
+    """Families of mistakes and their probabilities, the likeliest first: each is as likely as its three likeliest bugs."""
+    by_family = defaultdict(list)
+    for like in ranked:
+        by_family[like.known.family].append(like.score)
+    if not by_family:
+        return []
+    best = max(max(scores) for scores in by_family.values())
+    weight = {family: sum(math.exp(s - best) for s in sorted(scores)[-3:]) for family, scores in by_family.items()}
+    total = sum(weight.values())
+    return sorted(((family, w / total) for family, w in weight.items()), key=lambda item: -item[1])
+
+
+def leave_one_out(found: dict) -> dict[str, list[tuple[str, float]]]:
+    """For every known bug, the families that the others suggest for it: held back, it is diagnosed like a new kernel."""
+    bugs = known_bugs(found)
+    judged = {claim["claim"]: set(claim["operations"]) for claim in found["claims"]}
+    answers = {}
+    for bug in bugs:
+        seen = {claim: bug.kills.get(claim, (HOLDS, 0))[0] for claim, operations in judged.items()
+                if operations & bug.operations}
+        others = [other for other in bugs if other.name != bug.name]
+        answers[bug.name] = families(diagnose(seen, others, examples=found["examples"]))
+    return answers
+
+
+def share_right(found: dict) -> tuple[float, list[tuple[str, str, str]]]:
+    """How often the right family is named first in `leave_one_out`; and the others: (bug, its family, family named)."""
+    answers, family = leave_one_out(found), {bug.name: bug.family for bug in known_bugs(found)}
+    wrong = [(name, family[name], named[0][0] if named else "none") for name, named in answers.items()
+             if not named or named[0][0] != family[name]]
+    return 1 - len(wrong) / max(len(answers), 1), wrong
