@@ -154,7 +154,7 @@ def main(arguments: list[str] | None = None) -> int:
         with multiprocessing.get_context("spawn").Pool(min(8, os.cpu_count() or 1)) as pool:
             try:
                 pool.map_async(compile_one, jobs, chunksize=1).get(timeout=0.6 * options.seconds)
-            except multiprocessing.TimeoutError:        # or a tile ended its process: the rest compiles when it is timed
+            except multiprocessing.TimeoutError:        # or a tile ended its process
                 print("not every tile was compiled beforehand", file=sys.stderr)
     for case in cases:
         if time.monotonic() - start > options.seconds:

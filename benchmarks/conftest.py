@@ -85,7 +85,7 @@ def race(benchmark, measured, device, small):
 
     def measure(*, group, case, work, unit, contenders, ours="triton_kernels", missing=None, check=None, poison=True,
                 seconds=1.0):
-        row = {"group": group, "case": case, "unit": unit, "work": work}
+        row = {"group": group, "case": case, "unit": unit, "work": work, "ours": ours}
         if measured.late():
             measured.add(row | {"not_run": "the time for benchmarks was used up"})
             pytest.skip("not run: the time for benchmarks was used up")

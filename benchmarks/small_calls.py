@@ -8,7 +8,9 @@ Run it with PYTORCH_NO_CUDA_MEMORY_CACHING=1, so that every tensor is an allocat
 """
 
 import argparse
+import re
 import sys
+from pathlib import Path
 
 import torch
 from impls import triton_kernels as kernels
@@ -47,6 +49,7 @@ def calls(dtype: torch.dtype) -> dict:
     return {
         "attention": [((q, k, v), dict(causal=True)), ((q, k, v), dict(mask=mask, bias=bias)),
                       ((q, k, v), dict(window=9))],
+        "attention_weights": [((q, k), dict(causal=True))],
         "attention_backward": [((q, k, v, out, lse, dout), dict(causal=True)),
                                ((q, k, v, out, lse, dout), dict(mask=mask))],
         "decode": [((new(2, 4, 3, 24), new(2, 2, 3, 24), new(2, 2, 3, 24), *caches,
@@ -66,6 +69,12 @@ def calls(dtype: torch.dtype) -> dict:
     }
 
 
+def kernels_of_the_package() -> set[str]:
+    """The names of all kernels in the package's files."""
+    return {name for file in Path(kernels.__file__).parent.glob("*.py")
+            for name in re.findall(r"^def (\w+_kernel)\(", file.read_text(), re.M)}
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Call them all; 2 if the package has an operation that is not called here."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.small_calls", description=__doc__)
@@ -81,9 +90,10 @@ def main(arguments: list[str] | None = None) -> int:
         if missing:
             print(f"no call of {', '.join(missing)}: add one to calls()", file=sys.stderr)
             return 2
-        for operation in kernels.__all__:
-            for positional, named in table[operation]:
-                getattr(kernels, operation)(*positional, **named)
+        for variant in (vars(kernels), *kernels.VARIANTS.values()):
+            for operation in filter(variant.get, table):
+                for positional, named in table[operation]:
+                    variant[operation](*positional, **named)
         if torch.cuda.is_available():
             torch.cuda.synchronize()
     print(f"called {len(kernels.__all__)} operations in float32 and bfloat16")
