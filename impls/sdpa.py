@@ -119,7 +119,8 @@ FUNCTIONAL = {
     "layer_norm": _layer_norm,
     "layer_norm_backward": _layer_norm_backward,
     "gelu": lambda x: F.gelu(x),
-    "ROUNDING": "fp32-inside",
+    # On the CPU layer norm hands mean and 1 / std in the input's type to its backward (ATen's native_layer_norm).
+    "ROUNDING": {"preset": "fp32-inside", "half_stats": DEVICE == "cpu"},
     "CONVENTIONS": {"empty_row": "nan"},        # softmax of a row of -inf; attention below gives 0
 }
 
@@ -244,6 +245,12 @@ def _no_keys_gives_nan():
     return bool(F.scaled_dot_product_attention(query, query[:, :, :0], query[:, :, :0]).isnan().any())
 
 
+def _bias_gradient_stands_still():
+    """300 ones are 256 in bfloat16, from where adding 1 changes nothing."""
+    ones = torch.ones(300, 1, dtype=torch.bfloat16)
+    return _layer_norm_backward(ones, ones[0], ones)[2].item() != 300
+
+
 SOURCE = ("https://github.com/pytorch/pytorch/blob/008ec6b1840c94ff6d0f685bc10fbf585167c673/"
           "aten/src/ATen/native/cpu/FlashAttentionKernel.cpp")
 DEFECTS = [
@@ -285,6 +292,14 @@ if CAPABILITY in ("AVX2", "AVX512"):
     ]
 
 if DEVICE == "cpu":
+    FUNCTIONAL["EXPECTED_FAILURES"] = [
+        dict(operation="layer_norm_backward", dtypes=HALF, when=lambda a: a["x"].numel() > a["x"].shape[-1],
+             reproducer=_bias_gradient_stands_still,
+             reason="The gradients of weight and bias are summed over the rows in half precision, one rounding a row "
+                    "instead of one in all: from 256 on, a bfloat16 sum no longer grows by ones.",
+             link="https://github.com/pytorch/pytorch/blob/00a9f8839ac5d425a9f95840b649b1f2e0a20aa1/"
+                  "aten/src/ATen/native/cpu/layer_norm_kernel.cpp"),
+    ]
     # In half precision the kernel's exp is a cubic (Malossi et al. 2015, "Fast exponential computation on SIMD
     # architectures"), off by up to 1.07e-4, which is 1788 roundoffs of float32. It reads 512 keys at a time.
     VARIANTS = {

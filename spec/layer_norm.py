@@ -4,7 +4,7 @@ import torch
 from sympy import IndexedBase, Sum, sqrt, symbols
 from torch.nn.functional import layer_norm
 
-from properties import agree, at_most, claim, example, exactly, given, refuted, st
+from properties import agree, at_most, claim, exactly, example, given, refuted, st
 from properties.strategies.norms import norm_inputs
 
 one_and_zero = torch.tensor([[1.0, 0.0]], dtype=torch.float64)

@@ -43,7 +43,7 @@ def jacobian(impl, drawn):
     "x": drawn[0][0].tolist(), "w": drawn[1].tolist(), "dy": drawn[2][0].tolist(), "e": drawn[3],
     "n": drawn[0].shape[-1], "at": (0, 0, 0)})
 def _():
-    """For every n: the derivative of x_hat_1 along g = weight dy, which the symmetric Jacobian makes the contraction."""
+    """For every n: the derivative of x_hat_1 along g = weight dy, which is what the symmetric Jacobian contracts."""
     j, n = symbols("j n", integer=True, positive=True)
     x, dy, w = (IndexedBase(name, real=True) for name in ("x", "dy", "w"))
     t, e = symbols("t e", real=True)
@@ -170,7 +170,7 @@ def gradients_are_shift_invariant(impl, drawn, c):
 @claim(
     rows="001-167 004-031",
     formula=r"\mathrm dx_{4^k\varepsilon}(\pm 2^k x) = \pm 2^{-k}\,\mathrm dx_\varepsilon(x)",
-    if_fails="eps is not the one that was handed in, or 1 / sqrt(sigma^2 + eps) is multiplied on too often or not at all",
+    if_fails="eps is not the one that was handed in, or 1 / sqrt(sigma^2 + eps) comes in too often or not at all",
 )
 @given(drawn=norm_gradients(regimes=("integers", "one apart")), a=st.sampled_from([2.0, -1.0, -4.0, 32.0]))
 def larger_rows_have_smaller_gradients(impl, drawn, a):
@@ -184,7 +184,7 @@ def larger_rows_have_smaller_gradients(impl, drawn, a):
 @claim(
     rows="004-026",
     formula=r"\mathrm d\alpha = \sum_r \mathrm dy_r\odot\hat x_r, \qquad \mathrm d\beta = \sum_r \mathrm dy_r",
-    if_fails="rows are left out of the sums (a last block, all but one), counted twice, averaged, or x stands for x_hat",
+    if_fails="rows are left out of the sums (a last block, all but one), counted twice, averaged; x stands for x_hat",
 )
 @given(drawn=norm_gradients())
 def parameter_gradients(impl, drawn):

@@ -33,6 +33,7 @@ class Contract:
     block: int = 16  # the smallest block of keys of an online algorithm; ceil(n / block) merges
     lse_merge: bool = False  # partial results merged with exp(lse_i - lse), not normalised again
     two_pass: bool = True  # variance from centred values (two passes or Welford); False admits E x^2 - (E x)^2
+    half_stats: bool = False  # layer norm's backward is handed mean and 1 / std in the output's format
     ftz: bool = True  # arithmetic may flush subnormal numbers to 0
     r16: float = 1.0  # casts to bfloat16, in roundoffs: 1 to nearest, 2 truncated (Triton's interpreter)
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .classes import stored
-from .rounding import gamma
+from .rounding import LARGEST, gamma
 
 
 class Moments(NamedTuple):
@@ -44,6 +44,18 @@ def moments(x, eps, c):
     return Moments(mean, mean_error, centred, centred_error, rstd, rstd_error)
 
 
+def handed_over(m, c):
+    """The moments as a backward pass receives them that is handed what the forward pass stored: mean and rstd are both
+    rounded once more, and a mean that is off by d moves every centred value by d. An rstd that does not fit is free."""
+    if not c.half_stats or c.out == c.acc:
+        return m
+    u, floor = c.roundoff(c.out), c.out_floor
+    mean_rounded, rstd_high = u * (np.abs(m.mean) + m.mean_error) + floor, m.rstd + m.rstd_error
+    rstd_rounded = np.where(rstd_high < LARGEST[c.out], u * rstd_high + floor, np.inf)
+    return m._replace(mean_error=m.mean_error + mean_rounded, rstd_error=m.rstd_error + rstd_rounded,
+                      centred_error=m.centred_error + mean_rounded * (1.0 + c.u))
+
+
 def normalised(m, u):
     """x_hat = (x - mean) rstd and the bound of its error."""
     x_hat = m.centred * m.rstd
@@ -67,11 +79,12 @@ def layer_norm_backward(a, contract, conventions):
     """(dx, dw, db) with g = dy weight: dx = rstd (g - mean g - x_hat mean(g x_hat)), dw = sum dy x_hat, db = sum dy.
 
     dx is also computed as rstd g + b x + c from the sums of g and g x (PyTorch), which rounds at the scale of |x| and
-    the mean rather than of the centred values; both are admitted. dw and db are summed over all rows.
+    the mean rather than of the centred values; both are admitted. dw and db are summed over all rows. A contract with
+    half_stats admits statistics that were stored in the output's format.
     """
     c, x, weight, dy = contract, a["x"], a["weight"], a["dy"]
     u, n, width = c.u, x.shape[-1], np.abs(x)
-    m = moments(x, a.get("eps", 1e-5), c)
+    m = handed_over(moments(x, a.get("eps", 1e-5), c), c)
     x_hat, x_hat_error = normalised(m, u)
     rstd_high, mean_high = m.rstd + m.rstd_error, np.abs(m.mean) + m.mean_error
     g = dy * weight
