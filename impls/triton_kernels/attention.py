@@ -49,7 +49,8 @@ def visit_keys(
     k_ptr, k_offsets, k_columns, k_step = k_tile
     v_ptr, v_offsets, v_columns, v_step = v_tile
     block = tl.arange(0, BLOCK_N)
-    for start_n in range(start, stop, BLOCK_N):
+    # float32 and float64 leave tensor cores aside, and q, once read for every key, would fill the registers
+    for start_n in tl.range(start, stop, BLOCK_N, disable_licm=q.dtype.primitive_bitwidth > 16):
         keys = (start_n + block)[None, :]
         k_real, v_real, s_real = k_columns, v_columns, rows_real
         if EDGE:

@@ -9,6 +9,9 @@ dQ sums over keys, dK and dV over queries. So there are two kernels, each of whi
 the same bits at every run, at the price of computing P and dP twice (7 products of matrices instead of 5). The query
 heads that share a KV head are summed in the same accumulator, inside one program.
 
+What a program owns is multiplied in every step of its loop, out of shared memory: held in registers (which is what
+hoisting it out of the loop, disable_licm, would do) it would crowd out the sums.
+
 Hidden keys have P = 0 and dS = 0. A query without a visible key has lse = -inf; it is treated as 0, and every weight of
 that row is hidden anyway. Only tiles on the edge of the causal triangle or of the keys compare positions.
 """
@@ -18,13 +21,16 @@ import triton
 import triton.language as tl
 
 from .attention import check_qkv, expand_scores, first_tile
-from .common import (ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets,
-                     state_dtype)
+from .common import (
+    ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, state_dtype, target)
 
 
 @triton.jit
 def weights_and_gradient(q, k, v, dout, lse, delta, last, keys, mask_pointers, real, scale, EDGE: tl.constexpr):
-    """P and dS of one tile of queries x keys, in the precision of lse; lse is in units of log 2, columns are (M, 1)."""
+    """P and dS of one tile of queries x keys, in the precision of lse; lse is in units of log 2, columns are (M, 1).
+
+    With q and k exchanged, v and dout exchanged, and rows (1, M) instead of columns: their transposes, keys x queries.
+    """
     s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=lse.dtype) * scale
     p = tl.exp2(s - lse)
     dp = tl.dot(dout, tl.trans(v), input_precision="ieee", out_dtype=lse.dtype)
@@ -88,7 +94,7 @@ def dq_kernel(
 
     dq = tl.zeros([BLOCK_M, BLOCK_D], ACC)
     for edge in tl.static_range(2):
-        for start_n in range(body_stop if edge else 0, stop if edge else body_stop, BLOCK_N):
+        for start_n in tl.range(body_stop if edge else 0, stop if edge else body_stop, BLOCK_N, disable_licm=True):
             keys, in_time = (start_n + block)[None, :], (start_n + block)[:, None] < len_k
             k = tl.load(k_ptr + (k_tile + start_n * k_step), mask=k_columns & in_time, other=0.0)
             v = tl.load(v_ptr + (v_tile + start_n * v_step), mask=v_columns & in_time, other=0.0)
@@ -141,22 +147,22 @@ def dk_dv_kernel(
             start, stop = edge_stop, len_q
             if edge:
                 start, stop = edge_start, tl.minimum(edge_stop, len_q)
-            for start_m in range(start, stop, BLOCK_M):
+            for start_m in tl.range(start, stop, BLOCK_M, disable_licm=True):
                 rows = start_m + block
                 rows_real = rows[:, None] < len_q
                 q = tl.load(q_head + (q_tile + start_m * q_step), mask=rows_real & q_columns, other=0.0)
                 dout = tl.load(dout_head + (dout_tile + start_m * dout_step), mask=rows_real & dout_columns, other=0.0)
-                lse = load_lse(lse_ptr + states + rows, rows < len_q)[:, None]
-                delta = tl.load(delta_ptr + states + rows, mask=rows < len_q, other=0.0)[:, None]
+                lse = load_lse(lse_ptr + states + rows, rows < len_q)[None, :]
+                delta = tl.load(delta_ptr + states + rows, mask=rows < len_q, other=0.0)[None, :]
                 mask_pointers = None
                 if mask_ptr is not None:
                     mask_pointers = (mask_ptr + batch * mask_strides[0] + head * mask_strides[1]
-                                     + rows[:, None].to(tl.int64) * mask_strides[2] + keys[None, :] * mask_strides[3])
-                p, ds = weights_and_gradient(
-                    q, k, v, dout, lse, delta, rows[:, None] + (len_k - len_q), keys[None, :], mask_pointers,
-                    rows_real & (keys[None, :] < len_k), scale_log2.to(ACC), EDGE=edge)
-                dv = tl.dot(tl.trans(p.to(dout.dtype)), dout, dv, input_precision="ieee", out_dtype=ACC)
-                dk = tl.dot(tl.trans(ds.to(q.dtype)), q, dk, input_precision="ieee", out_dtype=ACC)
+                                     + rows[None, :].to(tl.int64) * mask_strides[2] + keys[:, None] * mask_strides[3])
+                p, ds = weights_and_gradient(       # transposed: so both are first factors below, out of registers
+                    k, q, dout, v, lse, delta, rows[None, :] + (len_k - len_q), keys[:, None], mask_pointers,
+                    keys_real & (rows[None, :] < len_q), scale_log2.to(ACC), EDGE=edge)
+                dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision="ieee", out_dtype=ACC)
+                dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee", out_dtype=ACC)
 
     d, dv_columns = tl.arange(0, BLOCK_D)[None, :], tl.arange(0, BLOCK_DV)[None, :]
     first_key = (batch * n_kv_heads + kv_head) * len_k
@@ -167,15 +173,25 @@ def dk_dv_kernel(
 
 
 def _block_sizes(q, v):
-    """Square tiles for both kernels; the backward keeps about twice as many of them alive as the forward."""
+    """Tile sizes and warps of the two kernels, first of dQ, then of dK and dV.
+
+    dK and dV are two accumulators where dQ is one, so their tile has to be smaller; and the whole of it has to fit the
+    registers, of which the targets and their compilers make different use. On a GPU these are the largest tiles that
+    `tox -e compile` lets pass.
+    """
     d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
+    wide = max(d, dv)
     if INTERPRETED:
-        block, n_warps = 32, 4
-    elif q.element_size() == 2:
-        block, n_warps = (64, 8) if max(d, dv) <= 128 else (32, 8)
+        of_queries = of_keys = (32, 32, 4, 2)
+    elif q.element_size() > 2:
+        of_queries = of_keys = (32, 32, 8, 1) if q.element_size() * wide <= 256 else (16, 16, 8, 1)
+    elif wide <= 128:
+        of_queries = (64, 64, 8, 2)
+        of_keys = (32, 64, 4, 1) if target() == "gfx942" else (32, 64, 8, 2 if target() == "sm_90" else 1)
     else:
-        block, n_warps = (32, 8) if q.element_size() * max(d, dv) <= 512 else (16, 4)
-    return dict(BLOCK_M=block, BLOCK_N=block, BLOCK_D=d, BLOCK_DV=dv, num_warps=n_warps, num_stages=2)
+        of_queries = of_keys = (16, 32, 4, 1) if target() == "gfx942" else (32, 32, 8, 1)
+    return tuple(dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, num_warps=n_warps, num_stages=n_stages)
+                 for m, n, n_warps, n_stages in (of_queries, of_keys))
 
 
 def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
@@ -200,14 +216,14 @@ def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=N
     dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if lse.numel() and len_k:
         lse = lse.to(state_dtype(q)).contiguous()
-        delta, blocks = torch.empty_like(lse), _block_sizes(q, v)
+        delta, (of_queries, of_keys) = torch.empty_like(lse), _block_sizes(q, v)
         mask_strides = (0, 0, 0, 0) if mask is None else mask.stride()
         group, scales = n_heads // n_kv_heads, (scale, scale * LOG2E.value)
-        constants = dict(CAUSAL=bool(causal), D=dim, DV=dim_v, ACC=ARITHMETIC[q.dtype], **blocks)
-        dq_kernel[(triton.cdiv(len_q, blocks["BLOCK_M"]), n_heads, batch)](
+        constants = dict(CAUSAL=bool(causal), D=dim, DV=dim_v, ACC=ARITHMETIC[q.dtype])
+        dq_kernel[(triton.cdiv(len_q, of_queries["BLOCK_M"]), n_heads, batch)](
             q, k, v, out, dout, mask, lse, delta, dq, q.stride(), k.stride(), v.stride(), out.stride(), dout.stride(),
-            mask_strides, n_heads, group, len_q, len_k, *scales, **constants)
-        dk_dv_kernel[(triton.cdiv(len_k, blocks["BLOCK_N"]), n_kv_heads, batch)](
+            mask_strides, n_heads, group, len_q, len_k, *scales, **constants, **of_queries)
+        dk_dv_kernel[(triton.cdiv(len_k, of_keys["BLOCK_N"]), n_kv_heads, batch)](
             q, k, v, dout, mask, lse, delta, dk, dv, q.stride(), k.stride(), v.stride(), dout.stride(), mask_strides,
-            n_kv_heads, group, len_q, len_k, *scales, **constants)
+            n_kv_heads, group, len_q, len_k, *scales, **constants, **of_keys)
     return dq, dk, dv

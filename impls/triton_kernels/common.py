@@ -64,6 +64,13 @@ def state_dtype(*tensors):
     return torch.float64 if any(x.dtype == torch.float64 for x in tensors) else torch.float32
 
 
+def target():
+    """The GPU in use by what its kernels have to be: sm_80 (also newer ones without its matrix instructions), sm_90,
+    sm_100, or the name of another vendor's."""
+    arch = triton.runtime.driver.active.get_current_target().arch
+    return arch if isinstance(arch, str) else {9: "sm_90", 10: "sm_100"}.get(arch // 10, "sm_80")
+
+
 def rows_per_program(n_rows, n_columns):
     """How many rows of n_columns make a tile.
 

@@ -33,6 +33,11 @@ CALLS = {
     "merge": "f32 D128 | f64 D256",
     "merge_lse": "bf16 D128 | f64 D256",
     "layer_norm": "bf16 n1000 | bf16 n65536 | f64 n65536",
+    "layer_norm_backward": "bf16 n1000 | bf16 n65536 | f64 n65536",
+    "rope": "bf16 D128 | f64 D256",
+    "gelu": "bf16 n1000 | f64 n1000",
+    "dropout": "bf16 n1000 | f64 n1000",
+    "standard.attention": "bf16 D128 causal mask bias | f64 D256 window",
 }
 
 
@@ -46,9 +51,9 @@ def mask_for(q, k):
     return tensor(*q.shape[:3], k.shape[2], dtype=torch.bool)
 
 
-def attention(dtype, D, L=1024, q=None, causal=False, window=False, mask=False, bias=False):
+def attention(dtype, D, L=1024, q=None, causal=False, window=False, mask=False, bias=False, module=triton_kernels):
     q, k, v = attention_inputs(dtype, D, L, q)
-    triton_kernels.attention(
+    module.attention(
         q, k, v, causal, mask_for(q, k) if mask else None, window=256 if window else None,
         bias=tensor(*q.shape[:3], k.shape[2], dtype=dtype) if bias else None)  # fmt: skip
 
@@ -99,6 +104,12 @@ BUILDERS = {
     "merge": merge,
     "merge_lse": merge_lse,
     "layer_norm": lambda dtype, n: triton_kernels.layer_norm(rows(dtype, n), vector(dtype, n), vector(dtype, n)),
+    "layer_norm_backward":
+        lambda dtype, n: triton_kernels.layer_norm_backward(rows(dtype, n), vector(dtype, n), rows(dtype, n)),
+    "rope": lambda dtype, D: triton_kernels.rope(tensor(2, 8, 1024, D, dtype=dtype), vector(torch.int64, 1024)),
+    "gelu": lambda dtype, n: triton_kernels.gelu(rows(dtype, n)),
+    "dropout": lambda dtype, n: triton_kernels.dropout(rows(dtype, n), 0.1, 1),
+    "standard.attention": partial(attention, module=triton_kernels.standard),
 }
 
 
