@@ -22,7 +22,7 @@ import triton.language as tl
 
 from .attention import check_qkv, expand_scores, first_tile
 from .common import (
-    ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, state_dtype, target)
+    ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets, state_dtype, target)
 
 
 @triton.jit
