@@ -10,6 +10,12 @@ from .subjects import Subject
 from .trial import Call
 
 
+def _arguments(call: Call) -> dict:
+    """The arguments of a call, with what its exact value takes as given (the mask that dropout drew)."""
+    drawn = OPERATIONS[call.operation].drawn
+    return call.given | {q.name: q.got for q in call.quantities if q.name in drawn}
+
+
 def confirmed(call: Call, conventions: dict) -> bool | None:
     """Whether balls confirm that a call is outside its budget; None where they have nothing to say.
 
@@ -24,7 +30,7 @@ def confirmed(call: Call, conventions: dict) -> bool | None:
     if not (np.isfinite(got) and np.isfinite(worst.expected[worst.at])):
         return None
     try:
-        balls = enclose(call.operation, call.given, conventions)
+        balls = enclose(call.operation, _arguments(call), conventions)
     except NotEnclosed:
         return None
     from flint import arb
@@ -54,6 +60,6 @@ def fitting_contract(calls: list[Call], subject: Subject) -> str:
 
 def _keeps(call: Call, preset: str, subject: Subject) -> bool:
     got = {q.name: q.got for q in call.quantities}
-    exacts = evaluate(call.operation, call.given, contract_for(preset, call.dtype, device=subject.device),
+    exacts = evaluate(call.operation, _arguments(call), contract_for(preset, call.dtype, device=subject.device),
                       dict(subject.conventions))
     return all((violations(got[e.name], e) <= 1).all() for e in exacts if e.name in got)

@@ -174,12 +174,12 @@ def same_layout(q_neighbours, k_neighbours):
     return q_neighbours == k_neighbours
 
 
-def rotated(impl, x, positions, neighbours):
+def in_layout(rope, x, positions, neighbours):
     """rope of x, whose pairs are `neighbours` (x[2i], x[2i + 1]), or half a head apart."""
     if not neighbours:
-        return impl.rope(x, positions)
+        return rope(x, positions)
     order = torch.arange(x.shape[-1]).view(-1, 2).T.flatten()
-    return impl.rope(x[..., order], positions)[..., order.argsort()]
+    return rope(x[..., order], positions)[..., order.argsort()]
 
 
 @claim(
@@ -196,7 +196,7 @@ def scores_depend_on_the_distance(impl, placed, gap, shift, q_neighbours, k_neig
     q, k, m = placed
 
     def score(m, n):
-        return scores(rotated(impl, q, m, q_neighbours), rotated(impl, k, n, k_neighbours))
+        return scores(in_layout(impl.rope, q, m, q_neighbours), in_layout(impl.rope, k, n, k_neighbours))
 
     agree(score(m + shift, m + gap + shift), score(m, m + gap))
 
@@ -235,7 +235,7 @@ def equal_positions_leave_the_score(impl, placed):
 @given(placed=placed_tokens())
 def both_layouts_give_the_same_vector(impl, placed):
     """Whether pairs are neighbours or half a head apart makes no difference: weights fit either."""
-    agree(rotated(impl, *placed, True), rotated(impl, *placed, False))
+    agree(in_layout(impl.rope, *placed, True), in_layout(impl.rope, *placed, False))
 
 
 @refuted(rows="001-162", formula=r"\langle W_Q R_m x, W_K R_n y\rangle "
