@@ -9,7 +9,10 @@ measured in benchmarks/measured/<gpu>-<time>.json. Exit status 1 if a check, a s
 if correctness was not finished; 2 if there is no GPU.
 
 How the time is divided is an estimate: all attention cases together are 9.2e13 FLOP for each contender and round, 0.23
-seconds at 400 TFLOP/s, so that four contenders and 10 to 50 rounds take 10 to 50 seconds; the rest is compiling.
+seconds at 400 TFLOP/s, so that four contenders and 10 to 50 rounds take 10 to 50 seconds; the rest is compiling. So is
+most of correctness: every combination of head dims, strides and sizes that are 1 or divisible by 16 is a kernel of its
+own. Counted in the interpreter, 3 examples a cell need some 600 compilations, 6 some 1900; hence `--examples 3`, and
+`--only correctness --minutes 60 --examples 30` for a search as wide as elsewhere.
 """
 
 import argparse
