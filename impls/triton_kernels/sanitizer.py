@@ -42,7 +42,8 @@ class Memory:
             for t, size in zip(tensors, sizes):
                 from_first = self.owned[(t.data_ptr() - self.start) >> self.shift:]
                 strides = [s * size >> self.shift for s in t.stride()]
-                np.lib.stride_tricks.as_strided(from_first, t.shape, strides)[...] = True
+                shape = [n if s else 1 for n, s in zip(t.shape, strides)]       # an expanded dim is one element
+                np.lib.stride_tricks.as_strided(from_first, shape, strides)[...] = True
         self.writer = self.updater = self.lane = None
         self._reader, self._reads, self._read_lanes = None, [], 0
 

@@ -5,8 +5,11 @@ may span gigabytes; an expanded one has billions of elements and one that is sto
 to run to the end run their last program, where offsets are largest.
 """
 
+import re
 from functools import cache
+from importlib import import_module
 
+import numpy as np
 import pytest
 import torch
 
@@ -17,6 +20,8 @@ except ImportError as error:
 
 if not triton_kernels.INTERPRETED:
     pytest.skip("the kernels are compiled on this machine: no interpreter is active", allow_module_level=True)
+
+import triton.language as tl
 
 # In elements: one that is a 32-bit number while twice as much is none, and one that is none itself.
 STRIDES = (2**30, 2**31 + 2**20)
@@ -116,3 +121,158 @@ def test_strides_beyond_32_bits(operation, argument, dim, stride):
         assert argument in str(refusal).replace("'", " ").split(), refusal
     else:
         assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+
+
+# ----------------------------------------------------------------------------------------------------------- many rows
+
+ROWS = 2**31 + 2**20
+
+
+@pytest.fixture
+def last_program(monkeypatch):
+    """Of every launch, only the last program runs; and memory is not touched to be filled."""
+    monkeypatch.setattr(np, "ndindex", lambda *sizes: iter([tuple(n - 1 for n in sizes)]))
+    monkeypatch.setattr(torch, "zeros", torch.empty)
+    monkeypatch.setattr(torch, "full", lambda shape, value, **options: torch.empty(shape, **options))
+
+
+def endless(*row, n_rows=ROWS):
+    """One row, expanded."""
+    return torch.tensor([row], dtype=HALF).expand(n_rows, len(row))
+
+
+def reserved(*shape, last):
+    """Untouched memory of that shape, the last elements excepted."""
+    try:
+        x = torch.empty(shape, dtype=HALF)
+    except RuntimeError as error:
+        pytest.skip(f"{error}")
+    x.view(-1)[-last.numel():] = last.view(-1)
+    return x
+
+
+@pytest.mark.parametrize("operation, rows", [
+    ("softmax", {"x": [1.0]}),
+    ("masked_softmax", {"scores": [1.0]}),
+    ("log_sum_exp", {"x": [1.5]}),
+    ("softmax_backward", {"y": [0.5], "dy": [3.0]}),
+    ("layer_norm", {"x": [2.0]}),
+    ("gelu", {"x": [-1.0]}),
+])
+def test_more_rows_than_32_bits_count(operation, rows, last_program):
+    constants = {"masked_softmax": {"keep": torch.ones(1, 1, dtype=torch.bool)},
+                 "layer_norm": {"weight": torch.ones(1, dtype=HALF), "bias": torch.ones(1, dtype=HALF)}}
+    function, constants = getattr(triton_kernels, operation), constants.get(operation, {})
+    found = function(**{name: endless(*row) for name, row in rows.items()}, **constants)
+    expected = function(**{name: endless(*row, n_rows=1) for name, row in rows.items()}, **constants)
+    assert expected.all() and (found[-3:] == expected).all()
+
+
+def test_layer_norm_backward_of_more_rows_than_32_bits_count(last_program):
+    layer_norm = import_module("impls.triton_kernels.layer_norm")
+    x, dy, weight, n_programs, block = [1.0, 3.0], [1.0, 2.5], torch.ones(2, dtype=HALF), 2**11, 2**16
+    n_rows = 2**31 + n_programs * block         # the last program's tiles end with the last row
+    dx, parts = torch.empty(n_rows, 2, dtype=HALF), torch.empty(2, n_programs, 2)
+    layer_norm.layer_norm_backward_kernel[(n_programs,)](
+        endless(*x, n_rows=n_rows), weight, endless(*dy, n_rows=n_rows), dx, *parts, n_rows, 2, (0, 1), 1, (0, 1), 1.0,
+        ACC=tl.float32, BLOCK_ROWS=block, BLOCK_COLUMNS=2)
+    expected = triton_kernels.layer_norm_backward(endless(*x, n_rows=1), weight, endless(*dy, n_rows=1), eps=1.0)[0]
+    assert expected.all() and (dx[-3:] == expected).all()
+
+
+def test_splits_whose_states_lie_beyond_32_bits(last_program):
+    split_kv = import_module("impls.triton_kernels.split_kv")
+    n_splits, n_rows, last = 3, 2**30, torch.tensor([0.5, 1.0, 2.0], dtype=HALF)
+    m, l, acc = (torch.empty(n_splits, n_rows, dtype=HALF) for _ in range(3))
+    m[:, -3:], l[:, -3:], acc[:, -3:] = 1.0, last, 2 * last
+    out, lse = torch.empty(n_rows, dtype=HALF), torch.empty(n_rows)
+    split_kv.merge_splits_kernel[(n_rows // 1024,)](
+        m, l, acc, out, lse, n_rows, n_splits, DV=1, ACC=tl.float32, BLOCK_ROWS=1024, BLOCK_DV=1)
+    assert (out[-3:] == 2).all() and lse[-3:].isfinite().all()
+
+
+def test_merging_more_rows_than_32_bits_count(last_program):
+    last = {"m1": normal(3), "l1": normal(3).abs(), "acc1": normal(3, 1), "m2": normal(3, seed=1),
+            "l2": normal(3, seed=1).abs(), "acc2": normal(3, 1, seed=1)}
+    states = {name: reserved(ROWS, *x.shape[1:], last=x) for name, x in last.items()}
+    found, expected = triton_kernels.merge(**states), triton_kernels.merge(**last)
+    assert all(torch.equal(a[-3:], b) for a, b in zip(found, expected, strict=True))
+
+
+def test_dropout_of_more_elements_than_32_bits_count(last_program):
+    last = 1 + normal(3).abs()
+    y, mask = triton_kernels.dropout(reserved(ROWS, last=last), 0.0, 1)
+    assert torch.equal(y[-3:], last) and mask[-3:].all()
+
+
+def test_rope_of_more_elements_than_32_bits_count(last_program):
+    x = torch.tensor([1.0, 2.0], dtype=HALF).expand(2**16, 2**15 + 1, 1, 2)
+    found = triton_kernels.rope(x, torch.tensor([3]))
+    assert torch.equal(found[-1, -1], triton_kernels.rope(x[:1, :1], torch.tensor([3]))[0, 0])
+
+
+WIDE = (300, 200, 150, 256)     # more than 2**31 elements, in heads that fit
+
+
+def heads(length, seed):
+    """One head, expanded to all of WIDE's."""
+    return normal(1, 1, length, WIDE[3], seed=seed).expand(*WIDE[:2], length, WIDE[3])
+
+
+@pytest.mark.parametrize("operation", ["attention", "split_kv", "attention_backward"])
+def test_results_of_more_elements_than_32_bits_count(operation, last_program):
+    def call(few):
+        q, k, v = (x[:few, :few] for x in (heads(WIDE[2], 0), heads(3, 1), heads(3, 2)))
+        if operation == "attention_backward":
+            lse = torch.tensor(0.5).expand(q.shape[:3])
+            return triton_kernels.attention_backward(q, k, v, q, lse, q, scale=0.001)[:1]   # the others sum over all
+        return getattr(triton_kernels, operation)(q, k, v, **({"n_splits": 1} if operation == "split_kv" else {}))
+    for found, expected in zip(call(WIDE[0]), call(1), strict=True):
+        assert torch.equal(found[-1, -1, -1:], expected[-1, -1, -1:])
+
+
+def test_caches_of_more_elements_than_32_bits_count(last_program):
+    def call(few):
+        q, k_new, v_new = (x[:few, :few] for x in (heads(1, 0), heads(1, 1), heads(1, 2)))
+        caches = [reserved(*q.shape[:2], *WIDE[2:], last=normal(WIDE[2], WIDE[3], seed=i)) for i in (3, 4)]
+        out = triton_kernels.decode(q, k_new, v_new, *caches, torch.tensor([100]).expand(len(q)))
+        return out, *caches
+    for found, expected in zip(call(WIDE[0]), call(1), strict=True):
+        assert torch.equal(found[-1, -1], expected[-1, -1])
+
+
+def expanded(*shape):
+    return torch.zeros(1, dtype=HALF).expand(shape)
+
+
+def of_one_head(length, width=2, *, other=1):
+    return {"q": expanded(1, 1, length, width), "k": expanded(1, 1, other, width), "v": expanded(1, 1, other, width)}
+
+
+def same_heads(batch, n_heads):
+    return {name: expanded(batch, n_heads, 1, 2) for name in "qkv"}
+
+
+def decoding_of(batch, n_heads, n_new=1, n_kv_heads=None):
+    shape = batch, n_kv_heads or n_heads, n_new, 1
+    caches = {name: expanded(*shape) for name in ("k_new", "v_new", "k_cache", "v_cache")}
+    return {"q": expanded(batch, n_heads, n_new, 1)} | caches | {"lens": [0] * batch}
+
+
+REFUSED = {     # argument that is named: calls that would wrap, or would launch more programs than a GPU does
+    "q": [("attention", of_one_head(2**30)), ("attention", of_one_head(2**30 + 1, 1)), ("split_kv", of_one_head(2**30)),
+          ("attention", same_heads(2**16, 1)), ("attention", same_heads(1, 2**16)),
+          ("split_kv", {"q": expanded(1, 2**10, 2**21, 1), "k": expanded(1, 1, 1, 1), "v": expanded(1, 1, 1, 1)}),
+          ("decode", decoding_of(1, 2**10, 2**21, 1))],
+    "k": [("attention", of_one_head(1, 2, other=2**30)), ("split_kv", same_heads(300, 300)),
+          ("decode", decoding_of(300, 300))],
+    "n_splits": [("split_kv", of_one_head(1) | {"n_splits": 2**16})],
+}
+
+
+@pytest.mark.parametrize("argument, operation, arguments", [(argument, *call) for argument, calls in REFUSED.items()
+                                                            for call in calls])
+def test_what_no_offset_or_grid_reaches_is_refused(argument, operation, arguments):
+    with pytest.raises(NotImplementedError) as refusal:
+        getattr(triton_kernels, operation)(**arguments)
+    assert argument in re.split(r"[^\w]+", str(refusal.value).replace("n splits", "n_splits"))
