@@ -31,7 +31,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Likeness:
-    """How well a known bug explains what was seen: log-likelihood, the claims that both fail, and those that only one does."""
+    """How well a known bug explains what was seen (log-likelihood), and which claims fail in both, here or there."""
 
     known: Known
     score: float
@@ -74,7 +74,7 @@ def diagnose(seen: Mapping[str, str], bugs: Iterable[Known], *, examples: int) -
 
 
 def families(ranked: Iterable[Likeness]) -> list[tuple[str, float]]:
-    """Families of mistakes and their probabilities, the likeliest first: each is as likely as its three likeliest bugs."""
+    """Families of mistakes and their probabilities, the likeliest first; a family counts its three likeliest bugs."""
     by_family = defaultdict(list)
     for like in ranked:
         by_family[like.known.family].append(like.score)
@@ -87,7 +87,7 @@ def families(ranked: Iterable[Likeness]) -> list[tuple[str, float]]:
 
 
 def leave_one_out(found: dict) -> dict[str, list[tuple[str, float]]]:
-    """For every known bug, the families that the others suggest for it: held back, it is diagnosed like a new kernel."""
+    """For every known bug, held back and diagnosed like a new kernel, the families that the others suggest."""
     bugs = known_bugs(found)
     judged = {claim["claim"]: set(claim["operations"]) for claim in found["claims"]}
     answers = {}

@@ -37,10 +37,10 @@ class Suspect:
 def wrong_in(folder: Path, base: Subject) -> tuple[list[Suspect], list[Problem]]:
     """The suspects of a folder of Python files, and what is wrong with the files.
 
-    A file (or folder of files) named like an operation holds implementations of it: every public function of its own is
-    one suspect, `operation.function`.  Any other file is read as a kernel file, whose variants are one suspect each.  A docstring is a
-    sentence that names the bug, then lines `Shipped: ...` or `Notes: ...`, `Family: ...`, and `Dtypes: ...` where it
-    shows in some only.
+    A file (or folder of files) named like an operation holds implementations of it: each of its public functions is one
+    suspect, `operation.function`.  Any other file is read as a kernel file, whose variants are one suspect each.  A
+    docstring is a sentence that names the bug, then lines `Shipped: ...` or `Notes: ...`, `Family: ...`, and
+    `Dtypes: ...` where it shows in some only.
     """
     found, problems = [], []
     for path in sorted(folder.iterdir()):

@@ -1,0 +1,177 @@
+"""The kill matrix: who is killed, who survives, who takes the process along, and what the gate says of it."""
+
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from properties.power import matrix
+from properties.power.diagnosis import diagnose, known_bugs, share_right
+from properties.power.matrix import Places
+from properties.power.verdict import faults, first_kills, killers, record, summary
+
+ROOT = Path(__file__).parents[2]
+SPEC = '''
+    """Two claims."""
+
+    from properties import agree, claim, given, rows
+
+
+    @claim(rows="001-119", formula="")
+    @given(x=rows())
+    def scores_may_be_shifted(impl, x):
+        """A shift by 1000 changes nothing."""
+        agree(impl.softmax(x + 1000), impl.softmax(x))
+
+
+    @claim(rows="001-119", formula="")
+    @given(x=rows())
+    def scores_may_be_reversed(impl, x):
+        """Reversed scores give reversed weights."""
+        agree(impl.softmax(x.flip(-1)), impl.softmax(x).flip(-1))
+
+
+    @claim(rows="001-119", formula="")
+    @given(x=rows())
+    def nothing(impl, x):
+        """This can not fail."""
+        impl.log_sum_exp(x)
+'''
+WRONG = '''
+    """Wrong softmax."""
+
+    import os
+    import time
+
+    import torch
+
+
+    def right(x):
+        """Nothing is wrong here.
+
+        Notes: none.
+        Family: numerics.
+        """
+        e = torch.exp(x - x.amax(-1, keepdim=True).clamp(min=-1e30)) if x.shape[-1] else x.clone()
+        return e / e.sum(-1, keepdim=True).clamp(min=1e-30)
+
+
+    def no_maximum(x):
+        """The maximum is not subtracted.
+
+        Shipped: pytorch#62897.
+        Family: numerics.
+        """
+        return torch.exp(x) / torch.exp(x).sum(-1, keepdim=True)
+
+
+    def ends_the_process(x):
+        """The process is gone when a row has more than one score.
+
+        Notes: none.
+        Family: boundaries.
+        """
+        if x.shape[-1] > 1:
+            os._exit(3)
+        return right(x)
+
+
+    def hangs(x):
+        """Never returns when a row has more than one score.
+
+        Notes: none.
+        """
+        while x.shape[-1] > 1:
+            time.sleep(0.1)
+        return right(x)
+'''
+PLACEBO = '''
+    """Zeros."""
+
+    import torch
+
+
+    def softmax(x):
+        return torch.zeros_like(x)
+'''
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("power")
+    for name, text in (("spec/small.py", SPEC), ("wrong/softmax.py", WRONG), ("placebo/zeros.py", PLACEBO)):
+        path = folder / name
+        path.parent.mkdir()
+        path.write_text(textwrap.dedent(text).lstrip())
+    places = Places(folder / "spec", ROOT / "impls" / "naive.py", (folder / "wrong",), (folder / "placebo",))
+    silence, matrix.SILENCE = matrix.SILENCE, 15.0
+    try:
+        found = matrix.run(places, examples=10, seed=1)
+    finally:
+        matrix.SILENCE = silence
+    return record(found, places.claims(), places.suspects()[0])
+
+
+def how(found, suspect):
+    return {kill["claim"].rpartition("::")[2]: kill["how"] for kill in found["kills"] if kill["suspect"] == suspect}
+
+
+def test_a_wrong_implementation_is_killed_by_the_claim_that_it_breaks(judged):
+    assert how(judged, "softmax.no_maximum")["scores_may_be_shifted"] == "law fails"
+    assert all(1 <= kill["example"] <= 10 for kill in judged["kills"])
+
+
+def test_one_that_ends_or_stops_its_process_is_killed_and_takes_nobody_along(judged):
+    assert set(how(judged, "softmax.ends_the_process").values()) == {"crashed"}
+    assert set(how(judged, "softmax.hangs").values()) == {"timed out"}
+    assert len(killers(judged)["softmax.ends_the_process"]) == 2
+
+
+def test_a_right_one_survives_and_a_placebo_does_not(judged):
+    assert not how(judged, "softmax.right")
+    assert how(judged, "placebo.zeros.softmax")
+
+
+def test_the_gate_names_survivors_idle_claims_and_missing_families(judged):
+    wrong = "\n".join(faults(judged))
+    assert "softmax.right" in wrong and "survives all of its 2 claims: Nothing is wrong here." in wrong
+    assert "softmax.hangs" in wrong and "names no family" in wrong
+    assert "softmax.no_maximum" not in wrong
+    assert "the placebo" not in wrong                     # both claims reject it: there are no three
+    assert "3 of 4 wrong implementations killed, 1 of 1 placebos" in summary(judged)
+    idle = judged | {"kills": [k for k in judged["kills"] if "reversed" not in k["claim"]]}
+    assert "scores_may_be_reversed kills nothing and does not say why" in "\n".join(faults(idle))
+
+
+def test_the_first_kill_is_that_of_the_quickest_claim(judged):
+    for suspect, example in first_kills(judged).items():
+        assert example == min(kill["example"] for kill in judged["kills"] if kill["suspect"] == suspect)
+
+
+def test_until_killed_judges_no_further(tmp_path):
+    (tmp_path / "spec").mkdir()
+    (tmp_path / "spec" / "small.py").write_text(textwrap.dedent(SPEC).lstrip())
+    places = Places(tmp_path / "spec", ROOT / "impls" / "naive.py", (), (ROOT / "impls" / "placebo",))
+    found = matrix.run(places, examples=3, seed=1, until_killed=True, jobs=1)
+    assert len(found.kills) == len({kill.suspect for kill in found.kills}) > 3
+
+
+def suspect(name, family, **kills):
+    return ({"name": name, "family": family, "title": name, "operations": ["softmax"], "claims": 6},
+            [{"suspect": name, "claim": c, "dtype": "float32", "how": h, "example": 1} for c, h in kills.items()])
+
+
+def test_diagnosis_names_the_family_whose_bugs_fail_the_same_claims():
+    parts = [suspect("a1", "scale", c1="law fails", c2="law fails"),
+             suspect("a2", "scale", c1="law fails", c2="unfaithful"),
+             suspect("b1", "masks", c3="law fails", c4="unfaithful"),
+             suspect("b2", "masks", c3="law fails", c4="unfaithful"),
+             suspect("lonely", "cache", c5="crashed")]
+    found = {"examples": 30, "suspects": [s for s, _ in parts], "kills": [k for _, kills in parts for k in kills],
+             "claims": [{"claim": f"c{i}", "operations": ["softmax"]} for i in range(1, 7)]}
+    seen = {"c1": "law fails", "c2": "law fails", "c3": "holds", "c4": "holds", "c5": "holds", "c6": "holds"}
+    ranked = diagnose(seen, known_bugs(found), examples=30)
+    assert [like.known.name for like in ranked] == ["a1", "a2"]
+    assert ranked[0].both == ("c1", "c2") and ranked[0].only_here == ()
+    right, wrong = share_right(found)
+    assert right == 0.8 and wrong == [("lonely", "cache", "none")]
