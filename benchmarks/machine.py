@@ -29,14 +29,16 @@ def nvidia_smi(keys=tuple(ASKED)) -> dict:
     if not binary or not torch.cuda.is_available():
         return {}
     uuid = getattr(torch.cuda.get_device_properties(0), "uuid", None)
-    which = [f"--id=GPU-{uuid}"] if uuid else []
-    command = [binary, *which, f"--query-gpu={','.join(ASKED[key] for key in keys)}", "--format=csv,noheader,nounits"]
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    except (OSError, subprocess.TimeoutExpired):
-        return {}
-    values = [value.strip() for value in (done.stdout.splitlines() or [""])[0].split(",")]
-    return dict(zip(keys, map(_number, values))) if done.returncode == 0 and len(values) == len(keys) else {}
+    command = [binary, f"--query-gpu={','.join(ASKED[key] for key in keys)}", "--format=csv,noheader,nounits"]
+    for which in [[f"--id=GPU-{uuid}"], []] if uuid else [[]]:      # it may not know the device by that name
+        try:
+            done = subprocess.run([*command, *which], capture_output=True, text=True, timeout=20, check=False)
+        except (OSError, subprocess.TimeoutExpired):
+            return {}
+        values = [value.strip() for value in (done.stdout.splitlines() or [""])[0].split(",")]
+        if done.returncode == 0 and len(values) == len(keys):
+            return dict(zip(keys, map(_number, values)))
+    return {}
 
 
 def describe() -> dict:

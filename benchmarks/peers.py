@@ -13,6 +13,7 @@ from functools import lru_cache
 
 import torch
 import torch._dynamo
+import torch._functorch.config as functorch_config
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -42,6 +43,8 @@ def _flex(length: int, causal: bool) -> Callable:
     for limit in ("recompile_limit", "cache_size_limit"):       # all shapes share one code object; the default is 8
         if hasattr(torch._dynamo.config, limit):
             setattr(torch._dynamo.config, limit, 256)
+    if hasattr(functorch_config, "donated_buffer"):             # the backward is run many times
+        functorch_config.donated_buffer = False
     visible = None
     if causal:
         visible = create_block_mask(lambda b, h, i, j: i >= j, None, None, length, length, device="cuda")

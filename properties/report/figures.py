@@ -62,16 +62,20 @@ def _power_of_two(value: float) -> str:
     return "2" + str(round(math.log2(value))).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
 
 
+def style(salt: str) -> dict:
+    """matplotlib's settings for a plot on the page; the same salt gives the same ids at every build."""
+    return {
+        "svg.fonttype": "none", "svg.hashsalt": salt, "font.family": "sans-serif", "font.size": 9,
+        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
+    }  # fmt: skip
+
+
 def _plot(profile: dict, axis: str) -> str:
     from matplotlib import rc_context
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import LogLocator
 
-    settings = {
-        "svg.fonttype": "none", "svg.hashsalt": axis, "font.family": "sans-serif", "font.size": 9,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    }  # fmt: skip
-    with rc_context(settings):
+    with rc_context(style(axis)):
         canvas = Canvas(figsize=(3.9, 2.9), layout="constrained")
         axes = canvas.subplots()
         for dtype, points in profile.items():

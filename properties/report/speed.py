@@ -2,8 +2,9 @@
 
 A file is what ``python -m benchmarks.on_gpu`` writes: ``{"format": 1, "time": ISO, "small": false, "machine": {...},
 "rows": [...]}``. A row is one case: ``group``, ``case`` (what describes it), ``unit`` (TFLOP/s or TB/s), ``work`` (FLOP
-or bytes), ``ours`` (a contender's name) and ``contenders``, each with ``name``, ``rate``, ``seconds`` (lower quartile, median, upper quartile), or
-``not_available`` with the reason; or ``not_run`` instead. Of one device the newest file is shown, the others are named.
+or bytes), ``ours`` (a contender's name) and ``contenders``, each with ``name``, ``rate``, ``seconds`` (lower quartile,
+median, upper quartile), or ``not_available`` with the reason; or ``not_run`` instead. Of one device the newest file is
+shown, the others are named.
 """
 
 import json
@@ -12,13 +13,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from .figures import INK, Figure, _svg
+from .figures import Figure
 from .schema import number
+from .speed_plots import COPY, bars, curves, with_quartiles
 
 COMMAND = "python -m benchmarks.on_gpu"
-COPY = "copy"        # the contender that moves as many bytes and computes nothing
-COLOURS = ("#d55e00", "#0072b2", "#009e73", "#cc79a7", "#56b4e9", "#e69f00")    # Okabe and Ito's
-MARKERS, LINES = "osD^vX", ("-", "--", "-.", ":", (0, (3, 1, 1, 1)), (0, (1, 1)))
 
 
 @dataclass(frozen=True)
@@ -113,7 +112,7 @@ def _measurement(path: Path, content: dict) -> Measurement:
         groups.setdefault(row["group"], []).append(row)
     tables = tuple(_table(group, rows) for group, rows in groups.items())
     place = f"speed-{path.stem}"
-    drawn = (*_curves(groups, place), *_bars(groups, place))
+    drawn = (*curves(groups, place), *bars(groups, place))
     return Measurement(content["time"], path.name, content["machine"], _facts(content), tables, drawn)
 
 
@@ -163,8 +162,7 @@ def describe(case: dict) -> str:
 def _entry(contender: dict, ours: float | None = None) -> Entry:
     if "not_available" in contender:
         return Entry(contender["name"], reason=contender["not_available"])
-    rate, seconds = contender["rate"], contender["seconds"]
-    low, high = (rate * seconds["median"] / seconds[key] if seconds[key] else None for key in ("upper", "lower"))
+    rate, low, high = with_quartiles(contender)
     ratio = ours / rate if ours and rate else None
     return Entry(contender["name"], rate, low, high, ratio, number(contender.get("budget_used")))
 
@@ -185,117 +183,6 @@ def _table(group: str, rows: Sequence[dict]) -> Table:
         reasons |= {(e.name, e.reason): None for e in entries if e and e.reason}
         lines.append(Line(describe(row["case"]), entries))
     return Table(group, rows[0]["unit"], ours, tuple(names), tuple(lines), tuple(reasons))
-
-
-# ---------------------------------------------------------------------------------------------------------------- plots
-
-
-def _settings(place: str) -> dict:
-    return {
-        "svg.fonttype": "none", "svg.hashsalt": place, "font.family": "sans-serif", "font.size": 9,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    }  # fmt: skip
-
-
-def _matplotlib():
-    try:
-        import matplotlib
-    except ImportError:
-        return None
-    return matplotlib
-
-
-def _rates(rows: Sequence[dict]) -> dict[str, dict[int, tuple[float, float, float]]]:
-    """{contender: {tokens: (rate, rate at the upper quartile of the time, at the lower one)}}."""
-    curves, ours = {}, rows[0]["ours"]
-    for row in rows:
-        for contender in row.get("contenders", ()):
-            entry = _entry(contender)
-            if entry.rate:
-                curves.setdefault(entry.name, {})[row["case"]["tokens"]] = entry.rate, entry.low, entry.high
-    ordered = sorted(curves, key=lambda name: (name != ours, name))
-    return {name: dict(sorted(curves[name].items())) for name in ordered}
-
-
-def _curves(groups: dict[str, list[dict]], place: str) -> list[Figure]:
-    """TFLOP/s against the length, one plot for each pass, head dim and mask."""
-    matplotlib, drawn = _matplotlib(), []
-    kinds: dict[tuple, list[dict]] = {}
-    for group, rows in groups.items():
-        for row in rows:
-            if {"tokens", "head_dim", "causal"} <= set(row["case"]) and row["unit"] == "TFLOP/s":
-                kinds.setdefault((group, row["case"]["head_dim"], row["case"]["causal"]), []).append(row)
-    for (group, head_dim, causal), rows in kinds.items() if matplotlib else ():
-        curves = _rates(rows)
-        if not curves:
-            continue
-        what = f"{group}, {'causal' if causal else 'full'}, D {head_dim}"
-        drawn.append(Figure(_plot_curves(curves, f"{place}-{group.replace(' ', '-')}-{head_dim}-{causal}"), (
-            f"{what[0].upper()}{what[1:]}: median TFLOP/s; bars: quartiles.")))
-    return drawn
-
-
-def _plot_curves(curves: dict, place: str) -> str:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure as Canvas
-
-    with rc_context(_settings(place)):
-        canvas = Canvas(figsize=(3.9, 2.9), layout="constrained")
-        axes = canvas.subplots()
-        for i, (name, points) in enumerate(curves.items()):
-            rates = [rate for rate, _, _ in points.values()]
-            errors = [[rate - (low or rate) for rate, low, _ in points.values()],
-                      [(high or rate) - rate for rate, _, high in points.values()]]
-            axes.errorbar(list(points), rates, yerr=errors, color=COLOURS[i % 6], marker=MARKERS[i % 6],
-                          linestyle=LINES[i % 6], markersize=4, linewidth=1.3, capsize=2, label=name)  # fmt: skip
-        tokens = sorted({n for points in curves.values() for n in points})
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(tokens, [f"{n // 1024}k" if n % 1024 == 0 else str(n) for n in tokens])
-        axes.minorticks_off()
-        axes.set(xlabel="sequence length (tokens)", ylabel="TFLOP/s")
-        axes.set_ylim(bottom=0)
-        axes.spines[["top", "right"]].set_visible(False)
-        canvas.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=2, columnspacing=1.2)
-        return _svg(canvas, place)
-
-
-def _bars(groups: dict[str, list[dict]], place: str) -> list[Figure]:
-    """TB/s of ours against the copy of the same case, the fastest case of every operation that has both."""
-    rows = []
-    for group, cases in groups.items():
-        both = []
-        for row in cases:
-            rates = {c["name"]: c.get("rate") for c in row.get("contenders", ())}
-            if row["unit"] == "TB/s" and rates.get(row["ours"]) and rates.get(COPY):
-                both.append((rates[row["ours"]], rates[COPY], f"{group.replace('_', ' ')}\n{_short(row['case'])}"))
-        rows += [max(both)] if both else []
-    if not rows or not _matplotlib():
-        return []
-    return [Figure(_plot_bars(rows, f"{place}-rows"), (
-        "Memory-bound operations, the fastest case of each: median TB/s of the bytes that must be moved, beside a copy "
-        "of as many bytes, timed in turns with it."))]
-
-
-def _short(case: dict) -> str:
-    return " × ".join(map(str, case["shape"])) if "shape" in case else f"{case['batch']} × {case['tokens']} tokens"
-
-
-def _plot_bars(rows: list[tuple[float, float, str]], place: str) -> str:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure as Canvas
-
-    with rc_context(_settings(place)):
-        canvas = Canvas(figsize=(3.9, 0.6 + 0.42 * len(rows)), layout="constrained")
-        axes = canvas.subplots()
-        places = range(len(rows))
-        axes.barh([y - 0.2 for y in places], [row[0] for row in rows], 0.38, color=COLOURS[0], label="ours")
-        axes.barh([y + 0.2 for y in places], [row[1] for row in rows], 0.38, color=COLOURS[1], alpha=0.6, label="copy")
-        axes.set_yticks(list(places), [row[2] for row in rows], fontsize=7)
-        axes.invert_yaxis()
-        axes.set(xlabel="TB/s")
-        axes.spines[["top", "right"]].set_visible(False)
-        canvas.legend(loc="outside upper center", frameon=False, fontsize=8, ncols=2)
-        return _svg(canvas, place)
 
 
 def in_words(value: float | None) -> str:

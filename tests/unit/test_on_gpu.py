@@ -1,4 +1,4 @@
-"""The command for a GPU machine, tried without one: parts that fail, hang or are not there, and what it says of them."""
+"""The command for a GPU machine, tried without one: parts that fail, hang or are missing, and what it says of them."""
 
 import json
 import os
@@ -126,7 +126,9 @@ def _tool(tmp_path, script):
     return str(program.parent)
 
 
-GOOD_TOOL = """case "$*" in *--plant*) echo "ERROR SUMMARY: 9 errors"; exit 86;; *racecheck*) echo "RACECHECK SUMMARY: 0 x";;
+GOOD_TOOL = """case "$*" in
+*--plant*) echo "ERROR SUMMARY: 9 errors"; exit 86;;
+*racecheck*) echo "RACECHECK SUMMARY: 0 x";;
 *) echo "ERROR SUMMARY: 0 errors";; esac"""
 
 
@@ -137,8 +139,9 @@ GOOD_TOOL = """case "$*" in *--plant*) echo "ERROR SUMMARY: 9 errors"; exit 86;;
     (None, "not run", "no compute-sanitizer in PATH")])
 def test_the_sanitizer_must_find_what_was_planted(options, tmp_path, monkeypatch, script, verdict, says):
     monkeypatch.setattr(on_gpu, "PLACES", ())
-    monkeypatch.setenv("PATH", _tool(tmp_path, script) if script else str(tmp_path), prepend=os.pathsep if script else None)
-    if not script:
+    if script:
+        monkeypatch.setenv("PATH", _tool(tmp_path, script), prepend=os.pathsep)
+    else:
         monkeypatch.setattr(on_gpu.shutil, "which", lambda *_, **__: None)
     real = on_gpu.run
 
@@ -158,8 +161,8 @@ def test_the_command_runs_from_end_to_end(tmp_path):
     (tmp_path / "events").mkdir()
     realistic(tmp_path / "events")
     done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.on_gpu", "--small", "--minutes", "3", "--examples", "2", "--reports", tmp_path,
-         "--measured", tmp_path / "measured", "--only", "environment,correctness,benchmarks,report",
+        [sys.executable, "-m", "benchmarks.on_gpu", "--small", "--minutes", "3", "--examples", "2",
+         "--reports", tmp_path, "--measured", tmp_path / "measured", "--only", "environment,correctness,benchmarks,report",
          "--pytest", "spec/log_sum_exp.py"],
         cwd=on_gpu.ROOT, capture_output=True, text=True, timeout=230, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + "".join(
