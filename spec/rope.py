@@ -167,7 +167,7 @@ def negative_positions_turn_back(impl, placed):
     agree(impl.rope(impl.rope(x, positions), -positions), x)
 
 
-# --------------------------------------------------------------------------------------------- scores see only distances
+# -------------------------------------------------------------------------------------------- scores see only distances
 
 def same_layout(q_neighbours, k_neighbours):
     """Queries and keys pair their components in the same way."""
@@ -246,7 +246,7 @@ def both_layouts_give_the_same_vector(impl, placed):
        wq=st.sampled_from([torch.tensor(w, dtype=torch.float64) for w in
                            ([[1.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [0.0, 2.0]], [[0.0, 1.0], [1.0, 0.0]])]))
 def embeddings_may_be_rotated(impl, placed, gap, shift, wq):
-    """It is the word vectors that are rotated, before they are projected: scores depend on the distance all the same."""
+    """It is the word vectors that are rotated, before they are projected: scores still depend on the distance."""
     x, y, m = placed
     agree(scores(impl.rope(x, m + shift) @ wq, impl.rope(y, m + gap + shift)),
           scores(impl.rope(x, m) @ wq, impl.rope(y, m + gap)))
@@ -277,7 +277,7 @@ def values_may_be_rotated_too(impl, placed, shift):
           impl.attention(*(impl.rope(x, p) for x in parts)).out)
 
 
-# -------------------------------------------------------------------------------------------- which token, which position
+# ------------------------------------------------------------------------------------------ which token, which position
 
 @claim(
     rows="001-159 002-101",
@@ -358,7 +358,7 @@ def rope_of_any_layout(impl, placed, layout):
     agree(impl.rope(laid(x, layout), positions), impl.rope(x, positions))
 
 
-# ------------------------------------------------------------------------------------------------------ rounded positions
+# ---------------------------------------------------------------------------------------------------- rounded positions
 
 @claim(
     rows="001-160 002-102",

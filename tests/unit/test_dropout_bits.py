@@ -37,10 +37,10 @@ def philox(counter, key):
 
 
 def expected_mask(n, p, seed):
-    """Which of n elements are kept: word n % 4 of counter n // 4 is at least round(p 2^32)."""
+    """Which of n elements are kept: those whose word, i % 4 of counter i // 4, is at least round(p 2^32)."""
     key, threshold = [seed & MASK32, seed >> 32 & MASK32], round(p * 2**32)
     words = [philox([i & MASK32, i >> 32, 0, 0], key) for i in range(-(-n // 4))]
-    return (np.array(words).ravel()[:n] >= threshold)
+    return np.array(words).ravel()[:n] >= threshold
 
 
 @triton.jit(do_not_specialize=["c0", "c1", "c2", "c3", "seed"])
@@ -84,7 +84,8 @@ def test_negative_seeds_count_from_the_end():
 @pytest.mark.parametrize("counters", [1, 2, 16, 128])
 def test_the_mask_does_not_depend_on_the_block_size(monkeypatch, counters):
     x = torch.ones(7, 61, device=DEVICE)
-    monkeypatch.setattr(sys.modules["impls.triton_kernels.dropout"], "rows_per_program", lambda n_rows, n_columns: counters)
+    module = sys.modules["impls.triton_kernels.dropout"]        # the package has a function of that name
+    monkeypatch.setattr(module, "rows_per_program", lambda n_rows, n_columns: counters)
     mask = triton_kernels.dropout(x, 0.5, 9)[1]
     assert (mask.cpu().numpy().ravel() == expected_mask(427, 0.5, 9)).all()
 
@@ -106,6 +107,15 @@ def test_thresholds_are_exact_at_both_ends():
     assert triton_kernels.dropout(x, 0.0, 3)[1].all()
     assert not triton_kernels.dropout(x, 1.0 - 2.0**-34, 3)[1].any()      # rounds to 1
     assert triton_kernels.dropout(x, 2.0**-34, 3)[1].all()                # rounds to 0
+
+
+@pytest.mark.parametrize("index", [0, 5, 14, 39])
+def test_a_word_at_the_threshold_is_kept(index):
+    """The number of words below round(p 2^32) is round(p 2^32): the word that equals it is the first to be kept."""
+    word = philox([index // 4, 0, 0, 0], [8, 0])[index % 4]
+    for threshold, kept in ((word, True), (word + 1, False)):
+        mask = triton_kernels.dropout(torch.ones(40, device=DEVICE), threshold / 2**32, 8)[1]
+        assert mask[index].item() is kept
 
 
 def test_dropped_nan_and_infinity_are_0():
