@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from .common import (ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_device, require_floats, require_grid,
-                     require_offsets, state_dtype)
+                     require_number, require_offsets, require_tensor, require_whole, state_dtype)
 
 MAX_LENGTH = 2**30      # positions and their differences are 32-bit numbers
 
@@ -161,7 +161,7 @@ def check_qkv(q, k, v, k_name="k", v_name="v"):
         if x.shape[2] > MAX_LENGTH or x.shape[2] * max(x.shape[3], v.shape[3]) >= 2**31:
             raise NotImplementedError(f"{name} has length {x.shape[2]}; supported are 2**30 positions, and fewer than "
                                       "2**31 elements in a head of q, k, v, out and their gradients")
-    require_grid(batch_size_of_q=q.shape[0], number_of_heads_of_q=q.shape[1])
+    require_grid({"the batch size of q": q.shape[0], "the number of heads of q": q.shape[1]})
     require(k.shape[:3] == v.shape[:3],
             f"{k_name} {tuple(k.shape)} and {v_name} {tuple(v.shape)} differ in batch, heads or length")
     require(q.shape[0] == k.shape[0], f"q has batch size {q.shape[0]}, {k_name} has {k.shape[0]}")
@@ -173,10 +173,24 @@ def check_qkv(q, k, v, k_name="k", v_name="v"):
 
 def check_groups(q, k):
     """There are programs for every KV head of every batch entry; the queries of its heads are counted in 32 bits."""
-    require_grid(product_of_batch_size_and_heads_of_k=k.shape[0] * k.shape[1])
+    require_grid({"the batch size of k times its heads": k.shape[0] * k.shape[1]})
     group = q.shape[1] // max(k.shape[1], 1)
     if q.shape[2] * group > MAX_LENGTH:
         raise NotImplementedError(f"q has {group} heads of {q.shape[2]} queries to a KV head, together more than 2**30")
+
+
+def check_scores(mask=None, bias=None, window=None, scale=None):
+    """What is given besides q, k and v is of its type."""
+    for name, x in (("mask", mask), ("bias", bias)):
+        if x is not None:
+            require_tensor(name, x)
+    require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible); use bias to add numbers")
+    require(bias is None or bias.dtype in ARITHMETIC, "bias must be floating point; use mask for visibility")
+    if window is not None:
+        require_whole("window", window)
+        require(window >= 1, f"window must be at least 1 (the current key), got {window}")
+    if scale is not None:
+        require_number("scale", scale)
 
 
 def expand_scores(name, x, q, k):
@@ -221,9 +235,7 @@ def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=No
     query that sees no key gives 0 and -inf. ValueError if the arguments do not fit together.
     """
     check_qkv(q, k, v)
-    require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible); use bias to add numbers")
-    require(bias is None or bias.dtype in ARITHMETIC, "bias must be floating point; use mask for visibility")
-    require(window is None or window >= 1, f"window must be at least 1 (the current key), got {window}")
+    check_scores(mask, bias, window, scale)
     mask, bias = expand_scores("mask", mask, q, k), expand_scores("bias", bias, q, k)
     (batch, n_heads, len_q, dim), len_k = q.shape, k.shape[2]
     scale = dim ** -0.5 if scale is None else float(scale)

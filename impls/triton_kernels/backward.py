@@ -20,9 +20,10 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import check_qkv, expand_scores, first_tile
+from .attention import check_qkv, check_scores, expand_scores, first_tile
 from .common import (
-    ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets, state_dtype, target)
+    ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets, require_tensor,
+    state_dtype, target)
 
 
 @triton.jit
@@ -201,14 +202,16 @@ def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=N
     run.
     """
     check_qkv(q, k, v)
+    check_scores(mask, scale=scale)
     require_floats(q=q, out=out, dout=dout)
+    require_tensor("lse", lse)
     shape = (*q.shape[:3], v.shape[3])
     for name, x, wanted in (("out", out, shape), ("dout", dout, shape), ("lse", lse, shape[:3])):
-        require(x.shape == wanted, f"{name} must be {tuple(wanted)}, got {tuple(x.shape)}")
+        require(x.shape == wanted, f"{name} must be {tuple(wanted)} beside q of shape {tuple(q.shape)} and v of "
+                                    f"shape {tuple(v.shape)}, got {tuple(x.shape)}")
         require_offsets(name, x)
     require(lse.dtype in ARITHMETIC, f"lse must be floating point, got {lse.dtype}")
     require_device("lse", lse, "q", q)
-    require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible)")
     mask = expand_scores("mask", mask, q, k)
     (batch, n_heads, len_q, dim), (_, n_kv_heads, len_k, dim_v) = q.shape, v.shape
     scale = dim ** -0.5 if scale is None else float(scale)

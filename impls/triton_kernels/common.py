@@ -1,6 +1,7 @@
 """What the kernels and their callers share: constants, checks of arguments, sizes of tiles."""
 
 import os
+from operator import index
 
 import torch
 import triton
@@ -23,8 +24,39 @@ def require(condition, message):
         raise ValueError(message)
 
 
+def require_tensor(name, x):
+    require(isinstance(x, torch.Tensor), f"{name} must be a tensor, got {type(x).__name__}")
+
+
+def require_number(name, x):
+    try:
+        float(x)
+    except (TypeError, ValueError):
+        raise ValueError(f"{name} must be a number, got {x!r}") from None
+
+
+def require_whole(name, x):
+    try:
+        index(x)
+    except TypeError:
+        raise ValueError(f"{name} must be a whole number, got {x!r}") from None
+
+
+def as_numbers(name, x, like):
+    """A tensor or list of numbers, on the device of `like`; ValueError if it holds none."""
+    try:
+        x = torch.as_tensor(x)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"{name} must be numbers: {error}") from None
+    require(x.device.type != "meta", f"{name} is on {x.device}, where it has no values")
+    require(x.dtype != torch.bool and not x.is_complex(), f"{name} has dtype {x.dtype}; they are numbers")
+    return x.to(like.device)
+
+
 def require_floats(**tensors):
     """Every tensor is floating point of a supported dtype, and all have one dtype and device."""
+    for name, x in tensors.items():
+        require_tensor(name, x)
     (first_name, first), *others = tensors.items()
     require_memory(first_name, first)
     for name, x in tensors.items():
@@ -52,11 +84,11 @@ def require_offsets(name, x, last=2):
                                   f"elements or more within its last {last} dims, beyond 32-bit offsets")
 
 
-def require_grid(**programs):
-    """Every number of programs along the second and third axis of a grid is one that a GPU launches."""
+def require_grid(programs):
+    """{what they are for: number of programs} along the second or third axis of a grid: no more than a GPU launches."""
     for what, n in programs.items():
         if n > 65535:
-            raise NotImplementedError(f"{what.replace('_', ' ')} would be {n}; a GPU takes 65535 along this axis")
+            raise NotImplementedError(f"{what} would be {n}; a GPU takes 65535 programs along this axis")
 
 
 def state_dtype(*tensors):

@@ -10,8 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_groups, check_qkv, empty_state, first_tile, visit_keys
-from .common import ARITHMETIC, LOG2E, require, require_floats
+from .attention import block_sizes, check_groups, check_qkv, check_scores, empty_state, first_tile, visit_keys
+from .common import ARITHMETIC, LOG2E, as_numbers, require, require_floats
 
 
 @triton.jit
@@ -71,16 +71,18 @@ def decode(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     require_floats(q=q, k_cache=k_cache, v_cache=v_cache)
     (batch, n_heads, n_new, dim), (_, n_kv_heads, _, dim_v) = q.shape, v_new.shape
     require(k_new.shape[2] == n_new, f"q has {n_new} new rows, k_new has {k_new.shape[2]}")
-    for name, cache, new in (("k_cache", k_cache, k_new), ("v_cache", v_cache, v_new)):
+    for name, cache, new_name, new in (("k_cache", k_cache, "k_new", k_new), ("v_cache", v_cache, "v_new", v_new)):
         require(cache.ndim == 4 and cache.shape[:2] == new.shape[:2] and cache.shape[3] == new.shape[3],
-                f"{name} of shape {tuple(cache.shape)} does not fit new rows of shape {tuple(new.shape)}")
+                f"{name} of shape {tuple(cache.shape)} does not fit {new_name} of shape {tuple(new.shape)}")
     check_qkv(q, k_cache, v_cache, "k_cache", "v_cache")
     check_groups(q, k_cache)
-    lens = torch.as_tensor(lens, device=q.device)
+    check_scores(scale=scale)
+    lens = as_numbers("lens", lens, q)
     require(lens.shape == (batch,) and not lens.is_floating_point(), f"lens must be {batch} integers, got {lens}")
     capacity, longest = k_cache.shape[2], int(lens.max()) if batch else 0
     require(not batch or int(lens.min()) >= 0, f"lens must not be negative, got {lens.tolist()}")
-    require(longest + n_new <= capacity, f"{n_new} new rows after {longest} exceed the cache's capacity, {capacity}")
+    require(longest + n_new <= capacity,
+            f"{n_new} new rows after the longest of lens, {longest}, exceed the cache's capacity, {capacity}")
     scale = dim ** -0.5 if scale is None else float(scale)
 
     out = torch.empty(*q.shape[:3], dim_v, dtype=q.dtype, device=q.device)

@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, require, require_floats, rows_per_program, warps
+from .common import ARITHMETIC, require, require_floats, require_number, require_whole, rows_per_program, warps
 
 WORDS = 4       # a Philox counter gives four
 
@@ -53,6 +53,8 @@ def dropout(x, p, seed):
     low 64 bits count. ValueError for another p or dtype.
     """
     require_floats(x=x)
+    require_number("p", p)
+    require_whole("seed", seed)
     require(0 <= p <= 1, f"p must be a probability, between 0 and 1, got {p}")
     seed = int(seed) & (2**64 - 1)
     y, mask = (torch.empty(x.shape, dtype=dtype, device=x.device) for dtype in (x.dtype, torch.bool))

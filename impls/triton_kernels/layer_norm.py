@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, INTERPRETED, require, require_floats, rows_per_program, warps
+from .common import ARITHMETIC, INTERPRETED, require, require_floats, require_number, rows_per_program, warps
 
 MAX_COLUMNS = 65536                         # a row beyond that does not fit the registers of one program
 PROGRAMS = 2 if INTERPRETED else 256        # that sum dw and db, at most; the interpreter takes few, but some
@@ -112,7 +112,9 @@ def _check(x, eps, **parameters):
     require(x.ndim >= 1, "x is a scalar; layer norm runs over the last dim and needs one")
     for name, w in parameters.items():
         expected = x.shape if name == "dy" else x.shape[-1:]
-        require(w.shape == expected, f"{name} must be {tuple(expected)} beside x {tuple(x.shape)}, got {tuple(w.shape)}")
+        require(w.shape == expected,
+                f"{name} must be {tuple(expected)} beside x {tuple(x.shape)}, got {tuple(w.shape)}")
+    require_number("eps", eps)
     require(eps >= 0, f"eps must not be negative, got {eps}")
     if x.shape[-1] > MAX_COLUMNS:
         raise NotImplementedError(f"x has rows of {x.shape[-1]}; a tile holds at most {MAX_COLUMNS}")

@@ -16,7 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, INF, require, require_device, rows_per_program, state_dtype, warps
+from .common import (ARITHMETIC, INF, require, require_device, require_memory, require_tensor, rows_per_program,
+                     state_dtype, warps)
 
 
 @triton.jit
@@ -76,10 +77,12 @@ def _launch(m1, l1, acc1, m2, l2, acc2, m, l, acc, *, finished):
 def _check(rows, values):
     """All `rows` have one shape (..., L), all `values` have (..., L, D)."""
     (name, first), *_ = rows.items()
-    (values_name, shape), *_ = ((key, x.shape) for key, x in values.items())
     for key, x in {**rows, **values}.items():
+        require_tensor(key, x)
+        require_memory(key, x)
         require(x.dtype in ARITHMETIC, f"{key} has dtype {x.dtype}; supported are float64, float32, float16, bfloat16")
         require_device(key, x, name, first)
+    (values_name, shape), *_ = ((key, x.shape) for key, x in values.items())
     for key, x in rows.items():
         require(x.shape == shape[:-1], f"{key} has shape {tuple(x.shape)}; beside {values_name} of shape "
                                        f"{tuple(shape)} it must be {tuple(shape[:-1])}")

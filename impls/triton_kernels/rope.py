@@ -23,7 +23,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, require, require_floats, rows_per_program, state_dtype, warps
+from .common import (ARITHMETIC, as_numbers, require, require_floats, require_number, rows_per_program, state_dtype,
+                     warps)
 
 MAX_COLUMNS = 65536
 
@@ -91,10 +92,9 @@ def rope(x, positions, base=10000.0):
     require(x.ndim == 4, f"x must be (B, H, L, D), got {tuple(x.shape)}")
     batch, n_heads, length, dim = x.shape
     require(dim % 2 == 0, f"x has an odd head dim, {dim}; rope rotates pairs and needs an even one")
+    require_number("base", base)
     require(0 < base < math.inf, f"base must be a positive number, got {base}")
-    positions = torch.as_tensor(positions, device=x.device)
-    require(positions.dtype != torch.bool and not positions.is_complex(),
-            f"positions has dtype {positions.dtype}; they are numbers")
+    positions = as_numbers("positions", positions, x)
     require(positions.shape in ((length,), (batch, length)),
             f"positions must be ({length},) or ({batch}, {length}) beside x of shape {tuple(x.shape)}, "
             f"got {tuple(positions.shape)}")

@@ -16,8 +16,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import (ARITHMETIC, INF, INTERPRETED, require, require_device, require_floats, rows_per_program,
-                     state_dtype, warps)
+from .common import (ARITHMETIC, INF, INTERPRETED, require, require_device, require_floats, require_tensor,
+                     rows_per_program, state_dtype, warps)
 
 TILE = 65536 * 4 if INTERPRETED else 8192 * 4    # bytes of a row that one program keeps in its registers
 
@@ -201,6 +201,7 @@ def softmax(x):
 def masked_softmax(scores, keep):
     """softmax over the scores where `keep` (bool, broadcasts to them) is True; the others are exactly 0."""
     require_floats(scores=scores)
+    require_tensor("keep", keep)
     require(keep.dtype == torch.bool, f"keep must be bool (True = visible), got {keep.dtype}")
     require_device("keep", keep, "scores", scores)
     require(keep.ndim <= scores.ndim and all(k in (1, n) for k, n in zip(keep.shape[::-1], scores.shape[::-1])),

@@ -14,8 +14,9 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_groups, check_qkv, empty_state, first_tile, visit_keys
-from .common import ARITHMETIC, INF, LN2, LOG2E, require, require_grid, rows_per_program, state_dtype, warps
+from .attention import block_sizes, check_groups, check_qkv, check_scores, empty_state, first_tile, visit_keys
+from .common import (ARITHMETIC, INF, LN2, LOG2E, require, require_grid, require_whole, rows_per_program, state_dtype,
+                     warps)
 
 
 @triton.jit
@@ -90,8 +91,10 @@ def split_kv(q, k, v, n_splits=4, scale=None):
     """
     check_qkv(q, k, v)
     check_groups(q, k)
+    check_scores(scale=scale)
+    require_whole("n_splits", n_splits)
     require(n_splits >= 1, f"n_splits must be at least 1, got {n_splits}")
-    require_grid(n_splits=n_splits)
+    require_grid({"n_splits": n_splits})
     (batch, n_heads, len_q, dim), (_, n_kv_heads, len_k, dim_v) = q.shape, v.shape
     scale = dim ** -0.5 if scale is None else float(scale)
     dtype = state_dtype(q)

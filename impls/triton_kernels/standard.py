@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_qkv, expand_scores, first_tile
+from .attention import block_sizes, check_qkv, check_scores, expand_scores, first_tile
 from .common import ARITHMETIC, INF, require, require_floats, state_dtype
 from .softmax import softmax_of_rows, tile
 
@@ -98,9 +98,7 @@ def _grid(q, blocks):
 
 def _scores(q, k, causal, mask, scale, window, bias, blocks):
     """S (B, Hq, Lq, Lk) in q's dtype, -inf where hidden."""
-    require(mask is None or mask.dtype == torch.bool, "mask must be bool (True = visible); use bias to add numbers")
-    require(bias is None or bias.dtype in ARITHMETIC, "bias must be floating point; use mask for visibility")
-    require(window is None or window >= 1, f"window must be at least 1 (the current key), got {window}")
+    check_scores(mask, bias, window, scale)
     mask, bias = expand_scores("mask", mask, q, k), expand_scores("bias", bias, q, k)
     (_, n_heads, len_q, dim), len_k = q.shape, k.shape[2]
     scale = dim ** -0.5 if scale is None else float(scale)
