@@ -162,7 +162,8 @@ def test_the_command_runs_from_end_to_end(tmp_path):
     realistic(tmp_path / "events")
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.on_gpu", "--small", "--minutes", "3", "--examples", "2",
-         "--reports", tmp_path, "--measured", tmp_path / "measured", "--only", "environment,correctness,benchmarks,report",
+         "--reports", tmp_path, "--measured", tmp_path / "measured",
+         "--only", "environment,correctness,benchmarks,report",
          "--pytest", "spec/log_sum_exp.py"],
         cwd=on_gpu.ROOT, capture_output=True, text=True, timeout=230, check=False)
     assert done.returncode == 0, done.stdout + done.stderr + "".join(
@@ -180,6 +181,30 @@ def test_the_command_runs_from_end_to_end(tmp_path):
     assert 0 < seconds["lower"] <= seconds["median"] <= seconds["upper"]
     assert not (tmp_path / "measured").exists(), "a trial is no measurement"
     assert "Not run." in (tmp_path / "index.html").read_text()
+
+
+BREAKER = """
+import torch
+from impls import triton_kernels
+
+right = triton_kernels.gelu
+triton_kernels.gelu = lambda x: right(x).index_fill_(0, torch.zeros(1, dtype=torch.long), {value})
+"""
+
+
+@pytest.mark.parametrize(("value", "stored"), [("float('nan')", "inf"), ("100.0", None)])
+def test_a_wrong_result_fails_and_is_stored_as_wrong(tmp_path, value, stored):
+    (tmp_path / "breaker.py").write_text(BREAKER.format(value=value))
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "benchmarks/test_rows.py", "-k", "gelu", "--small", "-p", "breaker",
+         "-p", "no:xdist", "-p", "no:cacheprovider", "--impl", "notes", "--reports", tmp_path, "-q",
+         "--measured", tmp_path / "measured.json"], cwd=on_gpu.ROOT, capture_output=True, text=True, timeout=110,
+        check=False, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+    assert done.returncode == 1 and "1 failed" in done.stdout, done.stdout + done.stderr
+    (row,) = json.loads((tmp_path / "measured.json").read_text())["rows"]
+    (ours,) = [c for c in row["contenders"] if c["name"] == "triton_kernels"]
+    assert ours["budget_used"] == stored if stored else ours["budget_used"] > 1
+    assert "rate" in next(c for c in row["contenders"] if c["name"] == "PyTorch")
 
 
 def test_an_unknown_part_is_refused(capsys):
