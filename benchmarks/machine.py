@@ -4,6 +4,7 @@ import platform
 import shutil
 import subprocess
 import sys
+from importlib import metadata
 
 import numpy as np
 import torch
@@ -44,9 +45,8 @@ def nvidia_smi(keys=tuple(ASKED)) -> dict:
 def describe() -> dict:
     """The device (None without a GPU), its clocks and limits now, and the versions of everything that compiles."""
     try:
-        import triton
-        triton_version = triton.__version__
-    except ImportError:
+        triton_version = metadata.version("triton")     # an import would decide whether kernels are interpreted
+    except metadata.PackageNotFoundError:
         triton_version = None
     versions = {"python": platform.python_version(), "torch": torch.__version__, "triton": triton_version,
                 "numpy": np.__version__, "cuda": torch.version.cuda}

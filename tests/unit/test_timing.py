@@ -1,6 +1,7 @@
 """Rounds in turns, poison, judgement and tiles of the benchmarks: each does what the numbers claim, and can fail."""
 
 import importlib
+import json
 
 import pytest
 import torch
@@ -10,7 +11,7 @@ try:    # before triton: decides that the kernels are interpreted
 except ImportError as error:
     pytest.skip(f"triton_kernels does not import here: {error}", allow_module_level=True)
 
-from benchmarks import clock, configs, judge, machine, peers, small_calls
+from benchmarks import clock, configs, conftest, judge, machine, peers, small_calls
 from benchmarks.test_attention import flops
 
 
@@ -204,3 +205,39 @@ def test_nvidia_smi_is_read(monkeypatch, tmp_path):
     assert machine.nvidia_smi(machine.STATE) == {
         "sm_clock_mhz": 1755.0, "memory_clock_mhz": 2619.0, "temperature_c": 41.0, "power_w": 312.5}
     assert machine.nvidia_smi() == {}, "an answer of another length is not guessed at"
+
+
+def test_measurements_of_different_devices_are_not_compared():
+    here = {"device": {"gpu": "NVIDIA H100", "power_limit_w": 700.0, "torch": "2.11"}}
+    saved = {"machine_info": {"device": dict(here["device"], torch="2.10")}}
+    conftest.pytest_benchmark_compare_machine_info(None, None, here, saved)
+    for change in (dict(gpu="NVIDIA H200"), dict(power_limit_w=350.0), dict(mig="Enabled")):
+        other = {"machine_info": {"device": saved["machine_info"]["device"] | change}}
+        with pytest.raises(pytest.UsageError, match="another device"):
+            conftest.pytest_benchmark_compare_machine_info(None, None, here, other)
+
+
+def test_the_machine_is_described():
+    described = machine.describe()
+    assert described["torch"] == torch.__version__ and described["triton"] and "gpu" in described
+
+
+def test_the_sweep_prints_every_tile_and_stores_it(tmp_path, capsys, monkeypatch):
+    strange = (48, 32, 4, 2)        # no power of two: Triton refuses it
+    monkeypatch.setattr(configs, "sweep", lambda which, d, causal, tokens, tiles, sweep=configs.sweep, **more: sweep(
+        which, d, causal, tokens, [*tiles, strange], **more))
+    assert configs.main(["--small", "--out", str(tmp_path / "configs.json")]) == 0
+    said, stored = capsys.readouterr().out, json.loads((tmp_path / "configs.json").read_text())
+    assert stored["small"] and {row["which"] for row in stored["rows"]} == {"forward", "backward"}
+    for which in ("forward", "backward"):
+        rows = {row["tile"]: row for row in stored["rows"] if row["which"] == which}
+        assert set(rows) == {configs.SHIPPED, "32 x 32, 4 warps, 2 stages", configs.in_words(strange)}
+        assert rows[configs.SHIPPED]["tflops"] > 0 and rows[configs.SHIPPED]["differs"] == 0
+        assert rows["32 x 32, 4 warps, 2 stages"]["differs"] < 0.01
+        assert rows[configs.in_words(strange)]["not_available"]
+    assert said.count(configs.SHIPPED) == said.count(configs.in_words(strange)) == 2
+
+
+def test_without_a_gpu_there_is_nothing_to_tune(monkeypatch, capsys):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert configs.main([]) == 1 and "no GPU" in capsys.readouterr().err
