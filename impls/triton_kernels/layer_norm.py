@@ -120,9 +120,9 @@ def _check(x, eps, **parameters):
         raise NotImplementedError(f"x has rows of {x.shape[-1]}; a tile holds at most {MAX_COLUMNS}")
 
 
-def _tile(n_rows, n_columns):
-    """Rows and columns of a tile, and its warps, by the names that the kernels have for them."""
-    block_rows, block_columns = rows_per_program(n_rows, n_columns), triton.next_power_of_2(n_columns)
+def _tile(n_rows, n_columns, registers=1):
+    """Rows and columns of a tile whose elements take so many registers, and its warps, as the kernels name them."""
+    block_rows, block_columns = rows_per_program(n_rows, n_columns * registers), triton.next_power_of_2(n_columns)
     return {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns, "num_warps": warps(block_rows * block_columns)}
 
 
@@ -153,7 +153,8 @@ def layer_norm_backward(x, weight, dy, eps=1e-5):
     if x.numel():
         rows, dy_rows, acc = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1]), ARITHMETIC[x.dtype]
         n_rows, n_columns = rows.shape
-        tile = _tile(triton.cdiv(n_rows, 2 * PROGRAMS), n_columns)      # small enough that no program is idle
+        # Small enough that no program is idle, and that the row, dy and their products fit the registers.
+        tile = _tile(triton.cdiv(n_rows, 2 * PROGRAMS), n_columns, registers=2 if acc is tl.float64 else 1)
         n_programs = min(triton.cdiv(n_rows, tile["BLOCK_ROWS"]), PROGRAMS)
         wide = torch.promote_types(x.dtype, torch.float32)
         dw_parts, db_parts = (torch.empty(n_programs, n_columns, dtype=wide, device=x.device) for _ in range(2))
