@@ -9,11 +9,11 @@ about a kernel, and `install()` corrects them for the whole process:
 2. *Scalars.* A Python float keeps 64 bits; compiled, it is passed as float32 unless annotated `tl.float64`. Same here.
 3. *Memory.* A wrong mask reads the neighbour of a tensor and nobody notices; programs run one after the other, so a
    race gives the right sum. The sanitizer checks every active lane of every load, store and atomic: see
-   `sanitizer.py`. On demand `traffic.py` counts the bytes that they move.
+   `sanitizer.py`. On demand `traffic.py` counts the bytes that they move. Masked lanes of a load without `other`, which
+   a GPU leaves undefined and the stock interpreter makes 0, hold NaN.
 4. *Time.* The language is patched once per launch from a recorded list instead of being searched at every call.
 
-What stays different from a GPU: no fused multiply-add, `input_precision` is always IEEE, subnormals are kept, and
-masked lanes of a load without `other` read 0.
+What stays different from a GPU: no fused multiply-add, `input_precision` is always IEEE, and subnormals are kept.
 """
 
 import inspect
@@ -57,6 +57,14 @@ def _up(handle):
 def _down(handle):
     """Back to bfloat16; a comparison's booleans stay what they are."""
     return Handle(narrow(handle.data), tl.bfloat16) if handle.data.dtype == np.float32 else handle
+
+
+def _undefined(pointers):
+    """What the masked lanes of a load without `other` hold: nothing that a kernel could mean. NaN, or all bits set."""
+    dtype = pointers.get_element_ty()
+    numpy_dtype = stock._get_np_dtype(dtype)
+    nothing = np.nan if numpy_dtype.kind == "f" else np.invert(np.zeros((), numpy_dtype))
+    return Handle(np.full(pointers.data.shape, nothing, dtype=numpy_dtype), dtype)
 
 
 class Builder(stock.InterpreterBuilder):
@@ -110,9 +118,11 @@ class Builder(stock.InterpreterBuilder):
     def create_minnumf(self, lhs, rhs):
         return self.binary_op(lhs, rhs, np.fmin)
 
-    def create_masked_load(self, ptrs, mask, *rest):
+    def create_masked_load(self, ptrs, mask, other, *rest):
         self._access("load", ptrs, mask)
-        return super().create_masked_load(ptrs, mask, *rest)
+        if other is None and mask is not None:
+            other = _undefined(ptrs)
+        return super().create_masked_load(ptrs, mask, other, *rest)
 
     def create_masked_store(self, ptrs, value, mask, *rest):
         self._access("store", ptrs, mask, value)

@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from .attention import block_sizes, check_qkv, check_scores, expand_scores, first_tile
-from .common import ARITHMETIC, INF, require, require_floats, state_dtype
+from .common import ARITHMETIC, INF, require_floats, state_dtype
 from .softmax import softmax_of_rows, tile
 
 

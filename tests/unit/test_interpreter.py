@@ -159,6 +159,12 @@ def copy(x_ptr, y_ptr, n, stride, MASKED: tl.constexpr, BLOCK: tl.constexpr):
 
 
 @triton.jit
+def copy_all_lanes(x_ptr, y_ptr, n, BLOCK: tl.constexpr):
+    i = tl.arange(0, BLOCK)
+    tl.store(y_ptr + i, tl.load(x_ptr + i, mask=i < n))
+
+
+@triton.jit
 def store_program(y_ptr, step):
     tl.store(y_ptr + tl.program_id(0) * step, tl.program_id(0))
 
@@ -202,6 +208,16 @@ def test_a_removed_mask_is_reported_with_argument_index_program_and_line():
     message = str(caught.value)
     assert "copy: load outside" in message and "x_ptr[offset 20]" in message and "12 lane(s)" in message
     assert "Program (1, 0, 0)" in message and "x = tl.load(x_ptr + i * stride)" in message
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16], ids=str)
+def test_masked_lanes_without_other_hold_nothing_that_could_be_meant(dtype):
+    x, y = torch.ones(16, dtype=dtype), torch.zeros(16, dtype=dtype)
+    copy_all_lanes[(1,)](x, y, 10, BLOCK=16)
+    assert (y[:10] == 1).all() and y[10:].isnan().all()
+    numbers = torch.zeros(16, dtype=torch.int32)
+    copy_all_lanes[(1,)](torch.ones(16, dtype=torch.int32), numbers, 10, BLOCK=16)
+    assert numbers.tolist() == [1] * 10 + [-1] * 6
 
 
 def test_a_correct_kernel_is_not_accused():
