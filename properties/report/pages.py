@@ -10,6 +10,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from . import matrix, schema, summary, tensors, wording
 from .costs import costs
 from .figures import figures
+from .machine_code import machine_code
 from .mathml import formula
 from .sections import sections
 from .speed import in_words, speed
@@ -67,8 +68,8 @@ def _environment() -> Environment:
     return environment_
 
 
-def _content(state: State, measured: Path | None = None) -> dict:
-    """What both pages show; `measured` is the folder of what was measured on GPUs."""
+def _content(state: State, measured: Path | None, compiled: Path | None) -> dict:
+    """What both pages show; the folders are of what was measured on GPUs, and of what was compiled for them."""
     rows = summary.answers(state)
     priorities, table = summary.coverage(rows)
     tally = summary.counts(state.cells)
@@ -87,23 +88,26 @@ def _content(state: State, measured: Path | None = None) -> dict:
         "coverage": table,
         "counted_costs": costs(state.cells),
         "speed": speed(measured),
+        "machine_code": machine_code(compiled),
     }
 
 
-def html(state: State, measured: Path | None = None) -> str:
+def html(state: State, measured: Path | None = None, compiled: Path | None = None) -> str:
     """``index.html``."""
     drawn, no_figures = figures(state.cells)
     template = _environment().get_template("index.html.j2")
-    return template.render(**_content(state, measured), files=sections(state), figures=drawn, no_figures=no_figures)
+    content = _content(state, measured, compiled)
+    return template.render(**content, files=sections(state), figures=drawn, no_figures=no_figures)
 
 
-def markdown(state: State, measured: Path | None = None) -> str:
+def markdown(state: State, measured: Path | None = None, compiled: Path | None = None) -> str:
     """``report.md``."""
     template = _environment().get_template("report.md.j2")
     owners, compact = summary.by_file_and_owner(state)
     open_cells = summary.open_cells(state)
     text = template.render(
-        **_content(state, measured), owners=owners, compact=compact, open_cells=open_cells, max_scripts=MAX_SCRIPTS
+        **_content(state, measured, compiled), owners=owners, compact=compact, open_cells=open_cells,
+        max_scripts=MAX_SCRIPTS,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
 
@@ -117,7 +121,8 @@ def write(state: State, folder: Path, *, measured: Path | None = None) -> list[P
     """Write the three files into ``folder``, which is made where it is missing, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    pages = {"index.html": html(state, measured), "report.md": markdown(state, measured), "report.json": as_json(state)}
+    sources = state, measured, folder / "compile"
+    pages = {"index.html": html(*sources), "report.md": markdown(*sources), "report.json": as_json(state)}
     for name, text in pages.items():
         path = folder / name
         path.write_text(text, encoding="utf-8")
