@@ -64,7 +64,7 @@ def weights(scores, m):
     return torch.exp(scores - finite(m)[..., None])
 
 
-def finish(m, l, acc):                                                                          # noqa: E741
+def finish(m, l, acc):
     """(out, lse) of a state; 0 and -inf where no key was seen."""
     return torch.where(l[..., None] == 0, 0.0, acc / l[..., None]), torch.where(l == 0, -INF, m + torch.log(l))
 
@@ -93,7 +93,7 @@ def online_attention(q, k, v, causal=False, mask=None, scale=None, window=None, 
     q, k, v = (_wide(x) for x in (q, k, v))
     k, v = (x[:, [at(h, hq, hkv) for h in range(hq)]] for x, at in ((k, head), (v, value_head or head)))
     m = q.new_full((b, hq, lq), first_max)
-    l, acc = torch.zeros_like(m), q.new_zeros(b, hq, lq, v.shape[-1])                           # noqa: E741
+    l, acc = torch.zeros_like(m), q.new_zeros(b, hq, lq, v.shape[-1])
     for block in blocks(lk):
         scores = dot(q, k[:, :, block], scale)
         if bias is not None:
@@ -101,7 +101,7 @@ def online_attention(q, k, v, causal=False, mask=None, scale=None, window=None, 
         scores = hide(scores, keep[..., block])
         new = maximum(m, scores)
         factor, p = rescale(m, new), weights(scores, new)
-        m, l, acc = kept(new, l * factor + p.sum(-1),                                           # noqa: E741
+        m, l, acc = kept(new, l * factor + p.sum(-1),
                          acc * factor[..., None] + stored(p) @ v[:, :, block])
     out, lse = finish(m, l, acc)
     return out.to(dtype), lse

@@ -12,7 +12,7 @@ def _causal(q, k, causal, window):
 def tail_of_zeros_not_hidden(q, k, v, **options):
     """The last block is filled up with zero keys that get weight, unless the diagonal hides them.
 
-    Shipped: jax#27224, pytorch#160861.
+    Shipped: jax#27224, pytorch#160861, flashinfer#5090.
     Family: boundaries.
     """
     lk, more = k.shape[2], -k.shape[2] % BLOCK
@@ -29,7 +29,7 @@ def tail_of_zeros_not_hidden(q, k, v, **options):
 def last_key_counted_again(q, k, v, **options):
     """Loads past the end are clamped to the last key, which then fills the last block with its weight.
 
-    Shipped: flash-linear-attention#1142.
+    Notes: none; a clamp keeps the address in range, and the weight is forgotten.
     Family: boundaries.
     """
     lk = k.shape[2]
@@ -44,7 +44,7 @@ def last_key_counted_again(q, k, v, **options):
 def whole_blocks_of_keys_only(q, k, v, **options):
     """The number of blocks is rounded down, so that keys past the last whole one are skipped.
 
-    Shipped: native-sparse-attention#23.
+    Notes: none; `n // BLOCK` for a rounded-up quotient, in the bound of a loop.
     Family: boundaries.
     """
     return online_attention(q, k, v, **options, blocks=lambda lk: key_blocks(lk if lk < BLOCK else lk // BLOCK * BLOCK))
@@ -53,7 +53,7 @@ def whole_blocks_of_keys_only(q, k, v, **options):
 def whole_tiles_of_queries_only(q, k, v, **options):
     """The grid is rounded down: rows past the last whole tile of queries are never computed.
 
-    Notes: none; `n // BLOCK` for a rounded-up quotient, in a grid.
+    Notes: none; `n // BLOCK` for a rounded-up quotient, in a grid of programs.
     Family: boundaries.
     """
     out, lse = online_attention(q, k, v, **options)
@@ -69,15 +69,6 @@ def last_key_dropped_at_32n_plus_1(q, k, v, **options):
     Family: boundaries.
     """
     return online_attention(q, k, v, **options, blocks=lambda lk: key_blocks(lk - (lk % 32 == 1 and lk > 1), 32))
-
-
-def keys_past_1024_ignored(q, k, v, **options):
-    """The loop over blocks of keys has a constant bound.
-
-    Shipped: flash-linear-attention#906.
-    Family: boundaries.
-    """
-    return online_attention(q, k, v, **options, blocks=lambda lk: key_blocks(min(lk, 1024)))
 
 
 def causal_loop_without_offset(q, k, v, **options):
@@ -151,7 +142,7 @@ def head_dim_past_64_ignored(q, k, v, **options):
 def value_columns_past_the_head_dim_dropped(q, k, v, **options):
     """The tile of the output is as wide as the keys, although the values may be wider.
 
-    Shipped: flash-attention#2552, flash-attention#498.
+    Shipped: flash-attention#2552.
     Family: boundaries.
     """
     out, lse = online_attention(q, k, v, **options)

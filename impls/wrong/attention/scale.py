@@ -1,7 +1,7 @@
-"""The scale of the scores: its default, its range, and what it multiplies."""
+"""The scale of the scores: its default, the one given, and what it multiplies."""
 import torch
 
-from impls.wrong.attention._online import INF, online_attention, running_maximum
+from impls.wrong.attention._online import online_attention
 
 
 def scale_argument_ignored(q, k, v, scale=None, **options):
@@ -49,21 +49,6 @@ def scale_of_zero_counts_as_none(q, k, v, scale=None, **options):
     return online_attention(q, k, v, scale=scale or None, **options)
 
 
-def maximum_before_the_scale(q, k, v, scale=None, **options):
-    """The maximum of the products is scaled, as the scale is folded into the exponent: a negative one turns it over.
-
-    Notes: none; one multiplication per row instead of one per score.
-    Family: scale.
-    """
-    scale = q.shape[3] ** -0.5 if scale is None else scale
-
-    def extreme(m, scores):
-        lowest = torch.where(scores == -INF, INF, scores).amin(-1)
-        return torch.where(lowest == INF, m, torch.where(m == -INF, lowest, torch.minimum(m, lowest)))
-
-    return online_attention(q, k, v, scale=scale, **options, maximum=running_maximum if scale >= 0 else extreme)
-
-
 def scale_multiplies_the_bias(q, k, v, **options):
     """The bias is added before the scale.
 
@@ -72,22 +57,6 @@ def scale_multiplies_the_bias(q, k, v, **options):
     """
     scale = q.shape[3] ** -0.5 if options.get("scale") is None else options["scale"]
     return online_attention(q, k, v, **options, add=lambda scores, bias: scores + scale * bias)
-
-
-def lse_scaled_twice(q, k, v, **options):
-    """The maximum in the log-sum-exp is that of the scaled scores, and is scaled again.
-
-    Shipped: flash-sparse-attention#106.
-    Family: scale.
-    """
-    scale = q.shape[3] ** -0.5 if options.get("scale") is None else options["scale"]
-
-    def finish(m, l, acc):                                                                      # noqa: E741
-        none = l[..., None] == 0
-        lse = torch.where(l == 0, -INF, scale * torch.where(l == 0, 0.0, m) + torch.log(l))
-        return torch.where(none, 0.0, acc / l[..., None]), lse
-
-    return online_attention(q, k, v, **options, finish=finish)
 
 
 def scale_rounded_to_bfloat16(q, k, v, **options):
