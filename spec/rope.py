@@ -169,9 +169,12 @@ def negative_positions_turn_back(impl, placed):
 
 # -------------------------------------------------------------------------------------------- scores see only distances
 
-def same_layout(q_neighbours, k_neighbours):
+layouts = st.sampled_from([(False, False), (True, True), (False, False), (True, True), (True, False), (False, True)])
+
+
+def same_layout(neighbours):
     """Queries and keys pair their components in the same way."""
-    return q_neighbours == k_neighbours
+    return neighbours[0] == neighbours[1]
 
 
 def in_layout(rope, x, positions, neighbours):
@@ -189,19 +192,18 @@ def in_layout(rope, x, positions, neighbours):
     needs=same_layout,
     corrects="embeddings_may_be_rotated",
 )
-@given(placed=placed_tokens(2), gap=st.integers(-9, 9), shift=shifts_of_positions(), q_neighbours=st.booleans(),
-       k_neighbours=st.booleans())
-def scores_depend_on_the_distance(impl, placed, gap, shift, q_neighbours, k_neighbours):
+@given(placed=placed_tokens(2), gap=st.integers(-9, 9), shift=shifts_of_positions(), neighbours=layouts)
+def scores_depend_on_the_distance(impl, placed, gap, shift, neighbours):
     """The score of a rotated query with a rotated key depends on the distance of their positions alone."""
     q, k, m = placed
 
     def score(m, n):
-        return scores(in_layout(impl.rope, q, m, q_neighbours), in_layout(impl.rope, k, n, k_neighbours))
+        return scores(in_layout(impl.rope, q, m, neighbours[0]), in_layout(impl.rope, k, n, neighbours[1]))
 
     agree(score(m + shift, m + gap + shift), score(m, m + gap))
 
 
-def one_pair_each(placed, gap, shift, q_neighbours, k_neighbours):
+def one_pair_each(placed, gap, shift, neighbours):
     q, k, m = placed
     return None if q.shape[-1] > 2 else {
         "q": q.flatten()[:2].tolist(), "k": k.flatten()[:2].tolist(), "m": int(m.flatten()[0]),

@@ -38,7 +38,7 @@ def test_positions_cost_no_accuracy(dtype):
     exact = expected(x, POSITIONS)
     first, second = x.double().abs().chunk(2, -1)
     size = (first + second).repeat(1, 1, 1, 2)
-    budget = size * gamma(4, UNIT_ROUNDOFF["float32"])          # the table, a product, the sum, and the angle's rounding
+    budget = size * gamma(4, UNIT_ROUNDOFF["float32"])      # the table, a product, the sum, and the angle's rounding
     budget = budget + UNIT_ROUNDOFF[dtype] * (exact.abs() + budget) + 2.0**-24 * (dtype == "float16")
     assert ((y - exact).abs() <= budget).all()
 
