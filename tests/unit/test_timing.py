@@ -143,9 +143,9 @@ def test_peers_that_cannot_run_say_why():
         assert "there is none" in missing[peers.FLEX] and missing["cuDNN"]
 
 
-@pytest.mark.parametrize("which", ["forward", "backward"])
+@pytest.mark.parametrize("which", configs.WHERE)
 def test_another_tile_takes_the_place_of_the_shipped_one_and_gives_it_back(which):
-    module_name, function_name = configs.WHERE[which]
+    module_name, function_name, _ = configs.WHERE[which]
     module = importlib.import_module(f"impls.triton_kernels.{module_name}")
     shipped = getattr(module, function_name)
     calls = []
@@ -168,12 +168,12 @@ def test_another_tile_takes_the_place_of_the_shipped_one_and_gives_it_back(which
     assert work > 0 and all(torch.allclose(a.float(), b.float(), atol=0.1) for a, b in zip(before, after))
 
 
-def test_tiles_of_several_kernels_are_all_replaced_and_a_strange_answer_is_refused():
-    names = {"BLOCK_M": 16}
-    assert configs._replaced({"dq": {"BLOCK_M": 64, "D": 1}, "dk": {"BLOCK_M": 32}}, names) == {
-        "dq": {"BLOCK_M": 16, "D": 1}, "dk": {"BLOCK_M": 16}}
+def test_of_several_kernels_one_gets_another_tile_and_a_strange_answer_is_refused():
+    names, answer = {"BLOCK_M": 16}, ({"BLOCK_M": 64, "D": 1}, {"BLOCK_M": 32})
+    assert configs._replaced(answer, names, 0) == ({"BLOCK_M": 16, "D": 1}, {"BLOCK_M": 32})
+    assert configs._replaced(answer, names, 1) == ({"BLOCK_M": 64, "D": 1}, {"BLOCK_M": 16})
     with pytest.raises(TypeError, match="no dict with BLOCK_M"):
-        configs._replaced(64, names)
+        configs._replaced(64, names, 0)
 
 
 def test_every_kernel_is_launched_by_the_small_calls(monkeypatch):
@@ -228,14 +228,14 @@ def test_the_sweep_prints_every_tile_and_stores_it(tmp_path, capsys, monkeypatch
         which, d, causal, tokens, [*tiles, strange], **more))
     assert configs.main(["--small", "--out", str(tmp_path / "configs.json")]) == 0
     said, stored = capsys.readouterr().out, json.loads((tmp_path / "configs.json").read_text())
-    assert stored["small"] and {row["which"] for row in stored["rows"]} == {"forward", "backward"}
-    for which in ("forward", "backward"):
+    assert stored["small"] and {row["which"] for row in stored["rows"]} == set(configs.WHERE)
+    for which in configs.WHERE:
         rows = {row["tile"]: row for row in stored["rows"] if row["which"] == which}
         assert set(rows) == {configs.SHIPPED, "32 x 32, 4 warps, 2 stages", configs.in_words(strange)}
         assert rows[configs.SHIPPED]["tflops"] > 0 and rows[configs.SHIPPED]["differs"] == 0
         assert rows["32 x 32, 4 warps, 2 stages"]["differs"] < 0.01
         assert rows[configs.in_words(strange)]["not_available"]
-    assert said.count(configs.SHIPPED) == said.count(configs.in_words(strange)) == 2
+    assert said.count(configs.SHIPPED) == said.count(configs.in_words(strange)) == 3
 
 
 def test_without_a_gpu_there_is_nothing_to_tune(monkeypatch, capsys):
