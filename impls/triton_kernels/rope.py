@@ -63,7 +63,7 @@ def rope_kernel(
     sin = tl.load(sin_ptr + table, mask=inside, other=0.0)
     x_rows = batch * x_strides[0] + head * x_strides[1] + token * x_strides[2]
     first = x_rows[:, None] + columns[None, :].to(tl.int64) * x_strides[3]
-    second = first + half.to(tl.int64) * x_strides[3]
+    second = x_rows[:, None] + (columns[None, :].to(tl.int64) + half) * x_strides[3]
     x1 = tl.load(x_ptr + first, mask=inside, other=0.0).to(ACC)
     x2 = tl.load(x_ptr + second, mask=inside, other=0.0).to(ACC)
 
