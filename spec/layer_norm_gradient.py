@@ -35,7 +35,8 @@ def jacobian(impl, drawn):
     """The gradient contracts dy with the Jacobian, which subtracts from the identity what mean and deviation undo."""
     x, weight, dy, eps = drawn
     n, (x_hat, rstd) = x.shape[-1], normalised(x, eps)
-    full = weight[:, None] * rstd[..., None] * (torch.eye(n).double() - 1 / n - x_hat[..., :, None] * x_hat[..., None, :] / n)
+    remaining = torch.eye(n).double() - 1 / n - x_hat[..., :, None] * x_hat[..., None, :] / n
+    full = weight[:, None] * rstd[..., None] * remaining
     agree(impl.layer_norm_backward(*drawn).dx[..., None, :], Result.constant(dy[..., None, :]) @ full)
 
 
