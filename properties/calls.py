@@ -326,7 +326,9 @@ def _numbers(value):
     if isinstance(value, torch.Tensor):
         value = value.detach()
         value = value.cpu() if value.is_cuda else value
-        return to_numpy(value) if value.dtype.is_floating_point or value.dtype == torch.bool else value.numpy()
+        if value.dtype.is_floating_point or value.dtype == torch.bool:
+            return to_numpy(value)
+        return value.numpy().copy()              # whole numbers are handed over as they are: a kernel may write into them
     if isinstance(value, np.ndarray):
         return value.astype(np.float64) if value.dtype.kind == "f" else value
     return value

@@ -47,7 +47,7 @@ def scores_in_float16(q, k, causal=False, mask=None, scale=None, window=None, bi
     Dtypes: float16.
     """
     _check_qkv(q, k, k)
-    scores, visible = _scores(q, k, causal, mask, 1.0, window, None)
+    visible = _scores(q, k, causal, mask, 1.0, window)[1]
     overflows = (q.float() @ repeat_kv(k, _group_size(q, k)).float().mT).half().isinf() & visible
     weights = _right(q, k, causal, mask, scale, window, bias)
     return torch.where(overflows.any(-1, keepdim=True), torch.nan, weights)

@@ -121,8 +121,15 @@ def decode(a, contract, conventions):
     k, v = (np.where(read[:, None, :, None], cache[:, :, :used], 0.0) for cache in caches)
     keep = (key <= lens[:, None, None] + np.arange(steps)[:, None])[:, None]
     out, _ = _attend({"q": q, "k": k, "v": v, "scale": a.get("scale")}, keep, _split(contract), conventions, 1)
-    exact = tuple((name, cache, np.zeros(cache.shape), None) for name, cache in zip(("k_cache", "v_cache"), caches))
+    exact = tuple((name, cache, np.zeros(cache.shape), _kept(cache))
+                  for name, cache in zip(("k_cache", "v_cache"), caches))
     return (out, *exact)
+
+
+def _kept(cache):
+    """A NaN that stands in a cache, behind what is read, is still one afterwards."""
+    lost = np.isnan(cache)
+    return np.where(lost, np.int8(special.NAN), np.int8(special.FIN)) if lost.any() else None
 
 
 def _written(cache, new, lens):
