@@ -76,7 +76,7 @@ def test_the_machine_is_described_with_its_state(store):
 def test_the_newest_file_of_a_device_is_shown_and_trials_are_not(store):
     store("old.json", time="2025-01-01T00:00:00+00:00")
     store("other.json", gpu="NVIDIA H200", time="2024-01-01T00:00:00+00:00")
-    store("trial.json", small=True)
+    store("trial.json", small=True, time="2027-01-01T00:00:00+00:00")
     store("cpu.json", gpu=None)
     (store() / "broken.json").write_text('{"format": 1, "rows"')
     (store() / "strange.json").write_text('{"format": 2, "rows": []}')
