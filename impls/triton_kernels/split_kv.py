@@ -14,7 +14,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_groups, check_qkv, check_scores, empty_state, first_tile, visit_keys
+from .attention import (MAX_LENGTH, block_sizes, check_groups, check_qkv, check_scores, empty_state, first_tile,
+                        visit_keys)
 from .common import (ARITHMETIC, INF, LN2, LOG2E, require, require_grid, require_whole, rows_per_program, state_dtype,
                      warps)
 
@@ -63,12 +64,13 @@ def merge_splits_kernel(
     DV: tl.constexpr, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_DV: tl.constexpr,
 ):
     """Walk over the splits with the merge of two states; m is in units of log 2."""
-    rows, dv = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DV)
+    rows, dv = tl.program_id(0) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS), tl.arange(0, BLOCK_DV)
     real = rows < n_rows
     inside = real[:, None] & (dv[None, :] < DV)
     m, l, acc = tl.full([BLOCK_ROWS], -INF, ACC), tl.zeros([BLOCK_ROWS], ACC), tl.zeros([BLOCK_ROWS, BLOCK_DV], ACC)
-    state_rows = rows
-    for _ in range(0, n_splits):
+    out_rows = rows.to(tl.int64)
+    for split in range(0, n_splits):
+        state_rows = out_rows + split * n_rows
         m_split = tl.load(m_ptr + state_rows, mask=real, other=-INF)
         l_split = tl.load(l_ptr + state_rows, mask=real, other=0.0)
         acc_split = tl.load(acc_ptr + state_rows[:, None] * DV + dv[None, :], mask=inside, other=0.0)
@@ -78,10 +80,9 @@ def merge_splits_kernel(
         l = w * l + w_split * l_split
         acc = w[:, None] * acc + w_split[:, None] * acc_split
         m = m_new
-        state_rows += n_rows
     out = acc / tl.where(l == 0, 1.0, l)[:, None]
-    tl.store(out_ptr + rows[:, None] * DV + dv[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
-    tl.store(lse_ptr + rows, (m + tl.log2(l)) * LN2, mask=real)
+    tl.store(out_ptr + out_rows[:, None] * DV + dv[None, :], out.to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(lse_ptr + out_rows, (m + tl.log2(l)) * LN2, mask=real)
 
 
 def split_kv(q, k, v, n_splits=4, scale=None):
@@ -95,6 +96,9 @@ def split_kv(q, k, v, n_splits=4, scale=None):
     require_whole("n_splits", n_splits)
     require(n_splits >= 1, f"n_splits must be at least 1, got {n_splits}")
     require_grid({"n_splits": n_splits})
+    if n_splits * q.shape[:3].numel() > MAX_LENGTH:
+        raise NotImplementedError(f"n_splits is {n_splits} beside q of {q.shape[:3].numel()} rows in all: the "
+                                  "merge counts states in 32 bits, up to 2**30")
     (batch, n_heads, len_q, dim), (_, n_kv_heads, len_k, dim_v) = q.shape, v.shape
     scale = dim ** -0.5 if scale is None else float(scale)
     dtype = state_dtype(q)
