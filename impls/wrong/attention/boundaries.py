@@ -5,7 +5,7 @@ from torch.nn.functional import pad
 from impls.wrong.attention._online import BLOCK, INF, key_blocks, online_attention, visible_keys
 
 
-def _causal(q, k, causal, window):
+def _causal(causal, window):
     return causal or window is not None
 
 
@@ -21,7 +21,7 @@ def tail_of_zeros_not_hidden(q, k, v, **options):
 
     def visible(q, k, causal, mask, window):
         keep = visible_keys(q, k[:, :, :lk], causal, mask, window)
-        return pad(keep, (0, more), value=not _causal(q, k, causal, window))
+        return pad(keep, (0, more), value=not _causal(causal, window))
 
     return online_attention(q, pad(k, (0, 0, 0, more)), pad(v, (0, 0, 0, more)), **options, visible=visible)
 
@@ -80,7 +80,7 @@ def causal_loop_without_offset(q, k, v, **options):
     def visible(q, k, causal, mask, window):
         keep = visible_keys(q, k, causal, mask, window)
         end = (torch.arange(q.shape[2])[:, None] // BLOCK + 1) * BLOCK
-        return keep & (torch.arange(k.shape[2]) < end) if _causal(q, k, causal, window) else keep
+        return keep & (torch.arange(k.shape[2]) < end) if _causal(causal, window) else keep
 
     return online_attention(q, k, v, **options, visible=visible)
 
