@@ -29,7 +29,7 @@ import triton
 import triton.language as tl
 
 from .common import (ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_device, require_floats, require_grid,
-                     require_number, require_offsets, require_tensor, require_whole, state_dtype)
+                     require_number, require_offsets, require_tensor, require_whole, state_dtype, target)
 
 MAX_LENGTH = 2**30      # positions and their differences are 32-bit numbers
 
@@ -206,23 +206,30 @@ def expand_scores(name, x, q, k):
     return x
 
 
-def block_sizes(len_q, q, v):
+def block_sizes(len_q, q, v, masked=False):
     """Tile sizes and warps as keyword arguments of the launch.
 
     The interpreter pays per operation, so few large tiles are best there; but keys come in blocks of 32, so that
     lengths from 33 on still go through the rescaling of the online softmax (128 would save a third of the time at
-    length 129, and hide it). On a GPU, tensor cores want 128 x 64 in half precision; without them (float32, float64) a
-    tile has to fit the registers.
+    length 129, and hide it). On a GPU, tensor cores want tiles of 64 rows and more in half precision; what fits the
+    registers beside them differs by target, and a mask or bias, read at addresses of its own, takes its share. The
+    tiles are those that `tox -e compile` lets pass.
     """
     d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
+    wide, half = max(d, dv), q.element_size() == 2
     if INTERPRETED:
-        m, n, n_warps = 64, 32, 4
-    elif q.element_size() == 2:
-        m, n, n_warps = (128, 64, 8) if max(d, dv) <= 128 else (64, 32, 4)
+        m, n, n_warps, n_stages = 64, 32, 4, 2
+    elif target() == "gfx942":
+        m, n, n_warps, n_stages = (64, 64, 4, 1) if half else (32, 32, 8, 1) if wide <= 128 else (16, 16, 4, 1)
+    elif not half:
+        m, n, n_warps, n_stages = 32, 32, 8, 1
+    elif wide > 128:
+        m, n, n_warps, n_stages = 64, 32, 4, 2
     else:
-        m, n, n_warps = (32, 32, 4) if q.element_size() * max(d, dv) <= 512 else (16, 16, 4)
-    return dict(BLOCK_M=min(m, max(triton.next_power_of_2(len_q), 16)), BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv,
-                num_warps=n_warps, num_stages=2)
+        m, n, n_warps, n_stages = (64, 32, 8, 1) if masked or target() == "sm_80" else (128, 64, 8, 2)
+    m = min(m, max(triton.next_power_of_2(len_q), 16))
+    return dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, num_warps=4 if half and m < 64 else n_warps,
+                num_stages=n_stages)
 
 
 def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
@@ -243,7 +250,7 @@ def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=No
     out = torch.empty(*q.shape[:3], v.shape[3], dtype=q.dtype, device=q.device)
     lse = torch.empty(q.shape[:3], dtype=state_dtype(q), device=q.device)
     if lse.numel():
-        blocks = block_sizes(len_q, q, v)
+        blocks = block_sizes(len_q, q, v, masked=mask is not None or bias is not None)
         attention_kernel[(triton.cdiv(len_q, blocks["BLOCK_M"]), n_heads, batch)](
             q, k, v, mask, bias, out, lse, q.stride(), k.stride(), v.stride(),
             (0, 0, 0, 0) if mask is None else mask.stride(), (0, 0, 0, 0) if bias is None else bias.stride(),

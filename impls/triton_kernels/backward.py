@@ -177,20 +177,21 @@ def _block_sizes(q, v):
     """Tile sizes and warps of the two kernels, first of dQ, then of dK and dV.
 
     dK and dV are two accumulators where dQ is one, so their tile has to be smaller; and the whole of it has to fit the
-    registers, of which the targets and their compilers make different use. On a GPU these are the largest tiles that
-    `tox -e compile` lets pass.
+    registers, of which the targets and their compilers make different use: `tox -e compile` tells.
     """
     d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
     wide = max(d, dv)
     if INTERPRETED:
         of_queries = of_keys = (32, 32, 4, 2)
     elif q.element_size() > 2:
-        of_queries = of_keys = (32, 32, 8, 1) if q.element_size() * wide <= 256 else (16, 16, 8, 1)
+        n_warps = 4 if target() == "gfx942" else 8
+        of_queries = of_keys = (32, 32, 8, 1) if q.element_size() * wide <= 256 else (16, 16, n_warps, 1)
+    elif target() == "gfx942":
+        of_queries = of_keys = (32, 64, 4, 1) if wide <= 128 else (16, 32, 4, 1)
     elif wide <= 128:
-        of_queries = (64, 64, 8, 2)
-        of_keys = (32, 64, 4, 1) if target() == "gfx942" else (32, 64, 8, 2 if target() == "sm_90" else 1)
+        of_queries, of_keys = (64, 64, 8, 2), (32, 64, 8, 2 if target() == "sm_90" else 1)
     else:
-        of_queries = of_keys = (16, 32, 4, 1) if target() == "gfx942" else (32, 32, 8, 1)
+        of_queries = of_keys = (32, 32, 8, 1)
     return tuple(dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, num_warps=n_warps, num_stages=n_stages)
                  for m, n, n_warps, n_stages in (of_queries, of_keys))
 

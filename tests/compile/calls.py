@@ -15,29 +15,27 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f
 
 CALLS = {
     "attention": """
-        bf16 D64 | bf16 D64 causal | bf16 D128 | bf16 D128 causal | bf16 D128 L1001 causal | bf16 D128 window
-        bf16 D128 causal mask | bf16 D128 bias | f16 D128 causal mask bias | bf16 D80 causal | bf16 D256 causal
-        bf16 D128 q1 | f32 D64 causal | f32 D128 causal | f32 D256 mask bias | f64 D64 causal | f64 D256 window
+        bf16 D64 causal | bf16 D128 | bf16 D128 L1001 causal mask bias | bf16 D80 window | bf16 D256 causal
+        bf16 D128 q1 | f16 D128 causal | f32 D64 causal | f32 D128 causal | f64 D256 window
         """,
     "attention_backward": """
-        bf16 D64 causal | bf16 D128 | bf16 D128 causal | bf16 D128 L1001 causal mask | f16 D128 causal
-        bf16 D80 causal | bf16 D256 causal | bf16 D128 L1 | f32 D64 causal | f32 D128 causal | f32 D256 causal mask
-        f64 D64 causal | f64 D256 causal
+        bf16 D64 causal | bf16 D128 L1001 causal mask | f16 D128 causal | bf16 D256 causal | bf16 D128 L1
+        f32 D64 | f32 D128 causal | f64 D256 causal mask
         """,
-    "split_kv": "bf16 D128 q1 | f32 D256 q1 | f64 D256 q16",
-    "decode": "bf16 D128 q1 | bf16 D64 q16 | f32 D256 q1 | f64 D256 q1",
-    "softmax": "bf16 n1000 | bf16 n65536 | f32 n65536 | f64 n65536",
-    "masked_softmax": "bf16 n1000 | f64 n65536",
-    "log_sum_exp": "bf16 n1000 | f64 n65536",
-    "softmax_backward": "bf16 n1000 | bf16 n65536 | f32 n65536 | f64 n65536",
-    "merge": "f32 D128 | f64 D256",
-    "merge_lse": "bf16 D128 | f64 D256",
-    "layer_norm": "bf16 n1000 | bf16 n65536 | f64 n65536",
-    "layer_norm_backward": "bf16 n1000 | bf16 n65536 | f64 n65536",
-    "rope": "bf16 D128 | f64 D256",
-    "gelu": "bf16 n1000 | f64 n1000",
-    "dropout": "bf16 n1000 | f64 n1000",
-    "standard.attention": "bf16 D128 causal mask bias | f64 D256 window",
+    "split_kv": "bf16 D128 q1 | f64 D256 q16",
+    "decode": "bf16 D128 q1 | f64 D256 q16",
+    "softmax": "bf16 n1000 | f32 n65536",
+    "masked_softmax": "f64 n65536",
+    "log_sum_exp": "f64 n65536",
+    "softmax_backward": "bf16 n1000 | f64 n65536",
+    "merge": "f64 D256",
+    "merge_lse": "bf16 D128",
+    "layer_norm": "bf16 n1000 | f64 n65536",
+    "layer_norm_backward": "bf16 n1000 | f64 n65536",
+    "rope": "bf16 D128",
+    "gelu": "f64 n1000",
+    "dropout": "bf16 n1000",
+    "standard.attention": "bf16 D128 causal mask bias",
 }
 
 
