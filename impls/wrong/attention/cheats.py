@@ -33,15 +33,14 @@ def fast_path_chosen_by_the_first_query(q, k, v, **options):
     return _right(torch.zeros_like(q) if not q[:1, :1, :1].any() else q, k, v, **options)
 
 
-def equal_looking_sequences_computed_once(q, k, v, **options):
-    """Sequences of a batch whose first tokens are equal are taken to be equal, and the first one is computed.
+def keys_shared_if_they_begin_alike(q, k, v, **options):
+    """Sequences of a batch whose keys begin with the same number are taken to have all of them in common.
 
-    Notes: none; tests often fill a batch with copies of one sequence.
+    Notes: none; sequences that begin alike often share a prompt, and comparing all of it takes time.
     Family: cheats.
     """
-    if q.shape[0] > 1 and all(torch.equal(x[:, :, 0], x[:1, :, 0].expand_as(x[:, :, 0])) for x in (q, k, v)):
-        q, k, v = (x[:1].expand_as(x) for x in (q, k, v))
-    return _right(q, k, v, **options)
+    shared = k.shape[0] > 1 and len(k[:, :1, :1, :1].unique()) == 1
+    return _right(q, k[:1].expand_as(k) if shared else k, v, **options)
 
 
 def keys_beyond_1024_ignored(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):

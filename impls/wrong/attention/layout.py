@@ -133,12 +133,12 @@ def output_with_the_strides_of_the_queries(q, k, v, **options):
 
 
 def offsets_in_16_bits(q, k, v, **options):
-    """Offsets into the keys wrap around at 2^16 bytes, as others do at 2^31 elements.
+    """Offsets into the keys wrap around at 2^15 bytes, as others do at 2^31 elements.
 
     Shipped: flash-attention#1500, flash-attention#2260, flash-attention#2611, NATTEN#347, pytorch#84144.
     Family: strides and aliasing.
     """
-    return _right(q, _read(k, at=lambda places: places % (2**16 // k.element_size())), v, **options)
+    return _right(q, _read(k, at=lambda places: places % (2**15 // k.element_size())), v, **options)
 
 
 def one_value_comes_back_as_a_view(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
