@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from .memory import CONTIGUOUS, Laid, Placed, place, shares_memory
+from .memory import CONTIGUOUS, Laid, Placed, place, poisoned_memory, shares_memory
 from .numerics import NAN, SUPPORTED, Contract, contract_for, evaluate, violations
 from .operations import OPERATIONS, Operation, bind
 from .results import ClaimError, Result, difference, to_numpy
@@ -148,7 +148,8 @@ class Implementation:
                     and (accepted is None or name in accepted)}
         start = time.perf_counter()
         try:
-            returned = function(*positional, **keywords)
+            with poisoned_memory():
+                returned = function(*positional, **keywords)
         except NotImplementedError as error:
             raise Unsupported(str(error) or f"{operation.name} is not implemented for this input") from None
         except Exception as error:

@@ -1,13 +1,15 @@
 """Inputs as a kernel meets them: rounded to the dtype under test, in a chosen memory layout, inside guard bands.
 
 Around and between the elements of a floating-point input lie NaNs, so that a kernel that reads where it should not
-poisons its own result; after the call the whole buffer must be unchanged, bit for bit.
+poisons its own result; after the call the whole buffer must be unchanged, bit for bit. Memory that a kernel allocates
+without filling it is full of NaN too, so that an element that nobody writes shows.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 
 GUARD = 16          # elements before and after: keeps the 16-byte alignment of the allocation for every dtype
@@ -120,3 +122,38 @@ def place(values: torch.Tensor, dtype: torch.dtype, *, layout: Layout = CONTIGUO
 def shares_memory(a: torch.Tensor, placed: Placed) -> bool:
     """Whether `a` lies inside the buffer of an input."""
     return a.numel() > 0 and a.untyped_storage().data_ptr() == placed.buffer.untyped_storage().data_ptr()
+
+
+class poisoned_memory:
+    """While active, `torch.empty` and its like give memory full of NaN (True, the largest integer), NumPy's as well."""
+
+    def __enter__(self) -> None:
+        for owner, name, _, poisoned in _ALLOCATORS:
+            setattr(owner, name, poisoned)
+
+    def __exit__(self, *_) -> None:
+        for owner, name, original, _ in _ALLOCATORS:
+            setattr(owner, name, original)
+
+
+def _poisoned(allocate):
+    def poisoned(*args, **kwargs):
+        fresh = allocate(*args, **kwargs)
+        if isinstance(fresh, np.ndarray):
+            if fresh.dtype.kind in "fc":
+                fresh.fill(np.nan)
+            elif fresh.dtype.kind in "iub":
+                fresh.fill(True if fresh.dtype.kind == "b" else np.iinfo(fresh.dtype).max)
+        elif fresh.device.type in ("cpu", "cuda") and type(fresh) is torch.Tensor:
+            floating = fresh.dtype.is_floating_point or fresh.dtype.is_complex
+            fresh.detach().fill_(float("nan") if floating else True if fresh.dtype == torch.bool else
+                                 torch.iinfo(fresh.dtype).max)
+        return fresh
+    return poisoned
+
+
+_ALLOCATORS = tuple(
+    (owner, name, getattr(owner, name), _poisoned(getattr(owner, name)))
+    for owner, names in ((torch, ("empty", "empty_like", "empty_strided")), (torch.Tensor, ("new_empty",)),
+                         (np, ("empty", "empty_like")))
+    for name in names)
