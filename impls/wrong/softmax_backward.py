@@ -1,0 +1,62 @@
+"""Wrong gradients of softmax, from its output y and the gradient dy of the output."""
+import torch
+
+from impls.naive import _wide
+from impls.wrong.attention.layout import _read
+
+
+def _gradient(y, dy, *, dot=lambda terms: terms.sum(-1, keepdim=True)):
+    """The right gradient; `dot` sums the terms y dy of a row."""
+    p, dp = _wide(y), _wide(dy)
+    return (p * (dp - dot(p * dp))).to(y.dtype)
+
+
+def diagonal_of_the_jacobian_alone(y, dy):
+    """Every score is taken to move its own weight only, by p (1 - p).
+
+    Notes: 004, question 4.
+    Family: backward.
+    """
+    return (_wide(y) * (1 - _wide(y)) * _wide(dy)).to(y.dtype)
+
+
+def one_sum_for_two_rows(y, dy):
+    """A program handles two rows, and its sum runs over both.
+
+    Shipped: FlagGems#59, attorch#17.
+    Family: backward.
+    """
+    def dot(terms):
+        pairs = [pair.sum().expand(len(pair)) for pair in terms.sum(-1).flatten().split(2)]
+        return torch.cat(pairs).view(*terms.shape[:-1], 1)
+
+    return _gradient(y, dy, dot=dot)
+
+
+def last_term_missing_from_the_sum(y, dy):
+    """A last block of a single column is not added to the sum of y dy.
+
+    Shipped: pytorch#153799.
+    Family: boundaries.
+    """
+    n = y.shape[-1]
+    return _gradient(y, dy, dot=lambda terms: terms[..., : n - 1 if n % 16 == 1 and n > 1 else n].sum(-1, keepdim=True))
+
+
+def sum_in_the_dtype_of_the_weights(y, dy):
+    """The terms y dy are rounded to half precision, and their sum is too.
+
+    Notes: none; both factors are stored in it.
+    Family: dtypes.
+    Dtypes: float16, bfloat16.
+    """
+    return _gradient(y, dy, dot=lambda terms: terms.to(y.dtype).sum(-1, keepdim=True).to(terms.dtype))
+
+
+def gradient_with_the_strides_of_the_weights(y, dy):
+    """The strides of y are used for dy too.
+
+    Shipped: FlagGems#1082.
+    Family: strides and aliasing.
+    """
+    return _gradient(y, _read(dy, y.stride()))
