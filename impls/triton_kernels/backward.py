@@ -217,8 +217,10 @@ def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=N
     (batch, n_heads, len_q, dim), (_, n_kv_heads, len_k, dim_v) = q.shape, v.shape
     scale = dim ** -0.5 if scale is None else float(scale)
 
-    dq, dk, dv = (torch.zeros(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
-    if lse.numel() and len_k:
+    pairs = bool(lse.numel() and len_k)         # without any, nothing is launched
+    new = torch.empty if pairs else torch.zeros
+    dq, dk, dv = (new(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
+    if pairs:
         lse = lse.to(state_dtype(q)).contiguous()
         delta, (of_queries, of_keys) = torch.empty_like(lse), _block_sizes(q, v)
         mask_strides = (0, 0, 0, 0) if mask is None else mask.stride()
