@@ -1,6 +1,7 @@
 """The kill matrix from the command line.
 
     python -m properties.power SPEC --base FILE --wrong DIR --placebo DIR [--until-killed] [--impl-dir DIR]
+        [--save-known FILE]
 """
 
 import argparse
@@ -9,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from .known import as_text, known_bugs
 from .matrix import Places, run
 from .verdict import faults, record, summary
 
@@ -27,10 +29,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2, help="processes (%(default)s)")
     parser.add_argument("--out", type=Path, default=Path("reports/power.json"), help="where it goes (%(default)s)")
+    parser.add_argument("--save-known", type=Path, metavar="FILE",
+                        help="write the known bugs, and how claims notice them, for the diagnosis of new kernels")
     options = parser.parse_args(arguments)
     places = Places(options.spec, options.base, tuple(options.impl_dir or options.wrong),
                     () if options.impl_dir else tuple(options.placebo))
     missing = [str(path) for path in (places.spec, places.base, *places.wrong, *places.placebo) if not path.exists()]
+    if options.save_known and options.until_killed:
+        parser.error("--save-known needs the whole matrix: leave out --until-killed")
     if missing:
         parser.error(f"there is no {', '.join(missing)}")
     start = time.perf_counter()
@@ -41,6 +47,8 @@ def main(arguments: list[str] | None = None) -> int:
         found["claims"] = [c | {"kills_nothing": c["kills_nothing"] or "not asked for"} for c in found["claims"]]
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    if options.save_known:
+        options.save_known.write_text(as_text(known_bugs(found)), encoding="utf-8")
     wrong = faults(found)
     print(*wrong, summary(found), f"{found['seconds']:g} s; {options.out}", sep="\n")
     return 1 if wrong else 0

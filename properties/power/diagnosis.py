@@ -7,26 +7,15 @@ kernel that fails the claims a bug fails, and holds where that bug holds, is lik
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from .suspects import PLACEBO
+from .known import Known, known_bugs
+from .reading import HOLDS, HOW, worst
 
-HOLDS = "holds"
 SLIP = 0.06                 # that a claim comes out otherwise than it did for a bug of the same sort
 OTHER_WAY = 0.25            # that it is noticed in another way (law or value) where it is noticed
-
-
-@dataclass(frozen=True)
-class Known:
-    """A known bug: what it is, and the claims that notice it: how, and after how many examples."""
-
-    name: str
-    family: str
-    title: str
-    operations: frozenset[str]
-    kills: Mapping[str, tuple[str, int]]
 
 
 @dataclass(frozen=True)
@@ -39,14 +28,10 @@ class Likeness:
     only_here: tuple[str, ...]
     only_there: tuple[str, ...]
 
-
-def known_bugs(found: dict) -> list[Known]:
-    """The known bugs of a recorded kill matrix; placebos are none."""
-    kills = defaultdict(dict)
-    for kill in sorted(found["kills"], key=lambda k: -k["example"]):            # the earliest one stays
-        kills[kill["suspect"]][kill["claim"]] = kill["how"], kill["example"]
-    return [Known(s["name"], s["family"], s["title"], frozenset(s["operations"]), kills[s["name"]])
-            for s in found["suspects"] if s["family"] != PLACEBO and kills[s["name"]]]
+    @property
+    def explained(self) -> float:
+        """The share of the claims that fail here which fail there too."""
+        return len(self.both) / (len(self.both) + len(self.only_here))
 
 
 def likeness(seen: Mapping[str, str], known: Known, examples: int) -> Likeness:
@@ -84,6 +69,29 @@ def families(ranked: Iterable[Likeness]) -> list[tuple[str, float]]:
     weight = {family: sum(math.exp(s - best) for s in sorted(scores)[-3:]) for family, scores in by_family.items()}
     total = sum(weight.values())
     return sorted(((family, w / total) for family, w in weight.items()), key=lambda item: -item[1])
+
+
+def verdicts_seen(checks: Iterable[tuple[str, str]]) -> dict[str, str]:
+    """Per claim the worst of its verdicts, from pairs (claim, verdict) of one implementation in all dtypes; verdicts
+    that judge nothing ("unsupported", "error", "expected failure" ...) are left out."""
+    ways = defaultdict(set)
+    for claim, verdict in checks:
+        if verdict == HOLDS or verdict in HOW:
+            ways[claim].add(verdict)
+    return {claim: worst(found) for claim, found in ways.items()}
+
+
+def most_specific(claims: Iterable[str], bugs: Iterable[Known]) -> list[str]:
+    """The claims, those first that the fewest known bugs fail: they say most about what is wrong."""
+    counts = Counter(claim for bug in bugs for claim in bug.kills)
+    return sorted(claims, key=lambda claim: (counts[claim], claim))
+
+
+def telling_absence(like: Likeness, seen: Mapping[str, str], ranked: Sequence[Likeness]) -> str | None:
+    """The claim that holds here and for the likely bug, and that most of the other candidates fail, if there is one."""
+    others = Counter(claim for other in ranked if other is not like for claim in other.known.kills
+                     if seen.get(claim) == HOLDS and claim not in like.known.kills)
+    return min(others, key=lambda claim: (-others[claim], claim), default=None)
 
 
 def leave_one_out(found: dict) -> dict[str, list[tuple[str, float]]]:

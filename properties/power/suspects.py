@@ -10,8 +10,8 @@ from pathlib import Path
 
 from ..operations import OPERATIONS
 from ..subjects import Problem, Subject, describe, import_file, load
+from .reading import PLACEBO
 
-PLACEBO = "placebo"
 _FIELD = re.compile(r"^(Shipped|Notes|Family|Dtypes): +(.+?)\.?$", re.MULTILINE)
 
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import statistics
 from dataclasses import asdict
 
 from ..claims import Claim
 from .kills import judged_by
 from .matrix import Matrix
-from .suspects import PLACEBO, Suspect
+from .reading import PLACEBO, first_kills, killers, median_and_95th
+from .suspects import Suspect
 
 LEAST_CLAIMS = 3            # that must reject a placebo
 
@@ -27,22 +27,6 @@ def record(matrix: Matrix, claims: list[Claim], suspects: list[Suspect]) -> dict
         "kills": [asdict(kill) for kill in sorted(matrix.kills, key=lambda k: (k.claim, k.suspect, k.dtype))],
         "problems": matrix.problems,
     }
-
-
-def first_kills(found: dict) -> dict[str, int]:
-    """Per suspect that was killed, the number of examples after which some claim noticed, all claims going in step."""
-    first: dict[str, int] = {}
-    for kill in found["kills"]:
-        first[kill["suspect"]] = min(kill["example"], first.get(kill["suspect"], kill["example"]))
-    return first
-
-
-def killers(found: dict) -> dict[str, set[str]]:
-    """The claims that kill each suspect."""
-    by_suspect: dict[str, set[str]] = {s["name"]: set() for s in found["suspects"]}
-    for kill in found["kills"]:
-        by_suspect[kill["suspect"]].add(kill["claim"])
-    return by_suspect
 
 
 def faults(found: dict) -> list[str]:
@@ -76,8 +60,8 @@ def summary(found: dict) -> str:
     lines = [f"{len(killed)} of {len(wrong)} wrong implementations killed, "
              f"{sum(s['name'] in first for s in placebos)} of {len(placebos)} placebos"]
     if len(killed) > 1:
-        cuts = statistics.quantiles(killed, n=20, method="inclusive")
-        lines.append(f"examples until the kill: median {cuts[9]:g}, 95th percentile {cuts[18]:g}, most {killed[-1]}")
+        median, most = median_and_95th(killed)
+        lines.append(f"examples until the kill: median {median:g}, 95th percentile {most:g}, most {killed[-1]}")
         counts = sorted({n for n in (1, 2, 3, 5, 10, 20) if n < found["examples"]} | {found["examples"]})
         lines.append("survivors after " + ", ".join(f"{n}: {len(wrong) - sum(k <= n for k in killed)}" for n in counts))
     return "\n".join(lines)

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from properties.power import matrix
-from properties.power.diagnosis import diagnose, known_bugs, share_right
+from properties.power.diagnosis import diagnose, share_right
+from properties.power.known import known_bugs
 from properties.power.matrix import Places
-from properties.power.verdict import faults, first_kills, killers, record, summary
+from properties.power.reading import first_kills, killers
+from properties.power.verdict import faults, record, summary
 
 ROOT = Path(__file__).parents[2]
 SPEC = '''
