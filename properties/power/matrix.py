@@ -45,6 +45,32 @@ class Places:
         return found, [*map(str, problems), *(f"two suspects are named {name}" for name in twice)]
 
 
+@dataclass(frozen=True)
+class ByClaim:
+    """A claim as a judge of suspects; `once`: one that it kills in a dtype is never judged in the others.
+
+    Any other judge that `run` is given has these three as well.
+    """
+
+    claim: Claim
+    once: bool = False
+
+    @property
+    def name(self) -> str:
+        return f"{self.claim.file}::{self.claim.name}"
+
+    def judges(self, suspect: Suspect) -> bool:
+        return judged_by(self.claim, suspect)
+
+    def kills_of(self, suspects: list[Suspect], *, once: bool, **options) -> list[Kill]:
+        return kills_of(self.claim, suspects, once=once or self.once, **options)
+
+
+def by_claims(places: Places) -> list[ByClaim]:
+    """Every claim as a judge."""
+    return [ByClaim(claim) for claim in places.claims()]
+
+
 @dataclass
 class Matrix:
     """Who killed whom, how long every claim took, and which files were wrong."""
@@ -59,9 +85,9 @@ class Matrix:
 
 @dataclass(frozen=True)
 class _Task:
-    """One claim (by its number), the suspects to judge, and pairs of suspect and dtype that killed their process."""
+    """One judge (by its number), the suspects to judge, and pairs of suspect and dtype that killed their process."""
 
-    claim: int
+    judge: int
     suspects: frozenset[str]
     examples: int
     seed: int
@@ -72,10 +98,10 @@ class _Task:
 class _Worker:
     """A process that judges one task after the other and notes, in shared memory, whom it is judging since when."""
 
-    def __init__(self, places: Places):
+    def __init__(self, places: Places, judges: Callable[[Places], list]):
         self.connection, there = _SPAWN.Pipe()
         self.note = _SPAWN.RawArray("d", 4)
-        self.process = _SPAWN.Process(target=_work, args=(places, there, self.note), daemon=True)
+        self.process = _SPAWN.Process(target=_work, args=(places, judges, there, self.note), daemon=True)
         self.process.start()
         self.task: _Task | None = None
         there.close()
@@ -93,11 +119,11 @@ class _Worker:
         self.connection.close()
 
 
-def _work(places: Places, connection, note) -> None:
+def _work(places: Places, judges: Callable[[Places], list], connection, note) -> None:
     import torch
 
     torch.set_num_threads(1)
-    claims, (suspects, _) = places.claims(), places.suspects()
+    all_judges, (suspects, _) = judges(places), places.suspects()
     number = {s.name: i for i, s in enumerate(suspects)}
 
     def watch(suspect: str, dtype: str, example: int) -> None:
@@ -105,23 +131,28 @@ def _work(places: Places, connection, note) -> None:
 
     while (task := connection.recv()) is not None:
         start = time.perf_counter()
-        kills = kills_of(claims[task.claim], [s for s in suspects if s.name in task.suspects], examples=task.examples,
-                         seed=task.seed, once=task.once, excluded=task.excluded, watch=watch)
+        kills = all_judges[task.judge].kills_of(
+            [s for s in suspects if s.name in task.suspects], examples=task.examples, seed=task.seed, once=task.once,
+            excluded=task.excluded, watch=watch)
         connection.send((kills, time.perf_counter() - start))
 
 
 def run(places: Places, *, examples: int, seed: int, until_killed: bool = False, jobs: int = 2,
-        progress: Callable[[int, int], None] = lambda done, of: None) -> Matrix:
-    """The kill matrix; with `until_killed`, a suspect that any claim has killed is judged no further."""
-    claims, (suspects, problems) = places.claims(), places.suspects()
-    names = [f"{claim.file}::{claim.name}" for claim in claims]
+        progress: Callable[[int, int], None] = lambda done, of: None,
+        judges: Callable[[Places], list] = by_claims) -> Matrix:
+    """The kill matrix; with `until_killed`, a suspect that any claim has killed is judged no further.
+
+    `judges(places)`, a function that can be pickled, makes the judges, in this process and in those that judge.
+    """
+    all_judges, (suspects, problems) = judges(places), places.suspects()
+    names = [judge.name for judge in all_judges]
     matrix = Matrix(examples, seed, until_killed, problems=problems)
     dead: set[str] = set()
-    todo = deque(_Task(i, frozenset(s.name for s in suspects if judged_by(claim, s)), examples, seed, until_killed)
-                 for i, claim in enumerate(claims))
+    todo = deque(_Task(i, frozenset(s.name for s in suspects if judge.judges(s)), examples, seed, until_killed)
+                 for i, judge in enumerate(all_judges))
     todo = deque(task for task in todo if task.suspects)
     total = len(todo)
-    workers = [_Worker(places) for _ in range(jobs)]
+    workers = [_Worker(places, judges) for _ in range(jobs)]
     while todo or any(w.task for w in workers):
         for worker in workers:
             while todo and worker.task is None:
@@ -132,7 +163,7 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
         for i, worker in enumerate(workers):
             if worker.task is None:
                 continue
-            name = names[worker.task.claim]
+            name = names[worker.task.judge]
             if worker.connection.poll() and worker.process.is_alive():
                 kills, matrix.seconds[name] = worker.connection.recv()
                 worker.task = None
@@ -144,7 +175,7 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
                 kills = [Kill(name, suspect, dtype, how, int(worker.note[2]), f"the process {how}")]
                 todo.append(_without(worker.task, set(), (suspect, dtype)))
                 worker.end()
-                workers[i] = _Worker(places)
+                workers[i] = _Worker(places, judges)
             else:
                 continue
             matrix.kills += kills
@@ -156,5 +187,5 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
 
 
 def _without(task: _Task, dead: set[str], excluded: tuple[str, str] | None = None) -> _Task:
-    return _Task(task.claim, task.suspects - dead, task.examples, task.seed, task.once,
+    return _Task(task.judge, task.suspects - dead, task.examples, task.seed, task.once,
                  task.excluded | ({excluded} if excluded else set()))
