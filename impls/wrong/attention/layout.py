@@ -76,15 +76,16 @@ def values_with_the_strides_of_the_keys(q, k, v, **options):
     return _right(q, k, _read(v, k.stride()), **options)
 
 
-def positions_h_times_d_apart(q, k, v, **options):
-    """In (B, L, H, D) memory the stride of the positions is rebuilt as H D: it is 3 H D in a packed projection.
+def strides_of_split_heads_rebuilt_from_sizes(q, k, v, **options):
+    """Where heads lie inside of positions, (B, L, H, D), the strides are rebuilt as D and H D: a packed projection of
+    queries, keys and values has 3 H D from position to position.
 
     Shipped: aiter#3498.
     Family: strides and aliasing.
     """
     def read(x):
         _, heads, length, width = x.shape
-        heads_inside = heads > 1 and x.stride(1) == width
+        heads_inside = 0 < x.stride(1) < x.stride(2)
         return _read(x, (length * heads * width, width, heads * width, 1)) if heads_inside else x
 
     return _right(read(q), read(k), read(v), **options)
@@ -100,14 +101,17 @@ def stride_0_taken_for_not_given(q, k, v, **options):
                     for x in (q, k, v)), **options)
 
 
-def matrix_of_keys_either_plain_or_transposed(q, k, v, **options):
-    """Keys whose last stride is not 1 are taken to be transposed, with stride 1 along the positions.
+def matrices_either_plain_or_transposed(q, k, v, **options):
+    """A matrix whose last stride is not 1 is taken to be transposed, with stride 1 along the positions.
 
     Notes: none; a matrix product of BLAS knows these two layouts only.
     Family: strides and aliasing.
     """
-    batch, head, _, last = k.stride()
-    return _right(q, k if last == 1 else _read(k, (batch, head, 1, last)), v, **options)
+    def read(x):
+        batch, head, _, last = x.stride()
+        return x if last == 1 else _read(x, (batch, head, 1, last))
+
+    return _right(read(q), read(k), read(v), **options)
 
 
 def mask_taken_for_contiguous(q, k, v, causal=False, mask=None, **options):
