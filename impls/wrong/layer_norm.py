@@ -99,7 +99,7 @@ def eps_outside_the_root(x, weight, bias, eps=1e-5):
 def eps_of_an_earlier_kernel(x, weight, bias, eps=1e-5):
     """eps is a constant of the compiled kernel and is missing from the key under which kernels are kept.
 
-    Shipped: pytorch#184122.
+    Notes: none; pytorch#184122 is the same mistake with the scale.
     Family: state.
     """
     return _right(x, weight, bias, _kernels.setdefault((x.shape[-1], x.dtype), eps))

@@ -131,7 +131,7 @@ def nan_becomes_zero(x):
 def columns_taken_for_neighbours(x):
     """Only the stride of the rows is passed to the kernel; along a row it walks by one.
 
-    Shipped: pytorch#116333.
+    Notes: none; a row that is contiguous needs no second stride.
     Family: strides and aliasing.
     """
     return _softmax(_read(x, (*x.stride()[:-1], 1)))

@@ -23,7 +23,7 @@ def diagonal_of_the_jacobian_alone(y, dy):
 def one_sum_for_two_rows(y, dy):
     """A program handles two rows, and its sum runs over both.
 
-    Shipped: FlagGems#59, attorch#17.
+    Notes: none; FlagGems#59 and attorch#17 are the same mistake in a norm.
     Family: backward.
     """
     def dot(terms):
@@ -36,7 +36,7 @@ def one_sum_for_two_rows(y, dy):
 def last_term_missing_from_the_sum(y, dy):
     """A last block of a single column is not added to the sum of y dy.
 
-    Shipped: pytorch#153799.
+    Notes: none; the bound of the loop is rounded down.
     Family: boundaries.
     """
     n = y.shape[-1]
@@ -56,7 +56,7 @@ def sum_in_the_dtype_of_the_weights(y, dy):
 def gradient_with_the_strides_of_the_weights(y, dy):
     """The strides of y are used for dy too.
 
-    Shipped: FlagGems#1082.
+    Notes: none; FlagGems#1082 is the same mistake in a norm.
     Family: strides and aliasing.
     """
     return _gradient(y, _read(dy, y.stride()))
