@@ -1,4 +1,4 @@
-"""Wrong attention: the maximum that is subtracted, the log-sum-exp, and what is rounded, clamped or stored on the way."""
+"""Wrong attention: the maximum that is subtracted, the log-sum-exp, and what is rounded or clamped on the way."""
 
 import torch
 
@@ -89,7 +89,7 @@ def maximum_before_the_scale(q, k, v, scale=None, **options):
 
 
 def lazy_maximum_in_the_wrong_frame(q, k, v, **options):
-    """The old maximum is kept while a block is less than 8 above it, but the block's weights are in the new one's frame.
+    """The old maximum is kept while a block is less than 8 above it, but the weights are in the frame of the new one.
 
     Shipped: rocm-libraries#6498, rocm-libraries#7194, MSLK#242.
     Family: numerics.
