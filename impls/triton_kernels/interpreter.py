@@ -120,7 +120,8 @@ class Builder(stock.InterpreterBuilder):
 
     def create_masked_load(self, ptrs, mask, other, *rest):
         self._access("load", ptrs, mask)
-        if other is None and mask is not None:
+        # of a tile of one lane, Triton asks whether `other` is true, and takes other=0 for none
+        if other is None and mask is not None and ptrs.data.size > 1:
             other = _undefined(ptrs)
         return super().create_masked_load(ptrs, mask, other, *rest)
 
