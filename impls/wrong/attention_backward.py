@@ -60,7 +60,7 @@ def always_causal(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
 def causal_aligned_at_the_first_key(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
     """Causal is aligned at the bottom right in the forward pass and at the top left in the backward pass.
 
-    Shipped: flash-attention#282.
+    Notes: 001, section 3.2.
     Family: backward.
     """
     def visible(q, k, causal, mask):
@@ -147,7 +147,7 @@ def lse_in_half_precision(q, k, v, out, lse, dout, causal=False, mask=None, scal
 def last_head_of_the_group_wins(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
     """Query heads that share a KV head each store its dK and dV, instead of adding to them.
 
-    Shipped: levanter#449, rocm-libraries#11543.
+    Shipped: levanter#449.
     Family: head mapping.
     """
     return _gradients(q, k, v, out, lse, dout, causal, mask, scale, shares=lambda total, h, share: share)
@@ -189,7 +189,7 @@ def dq_without_a_last_single_key(q, k, v, out, lse, dout, causal=False, mask=Non
 def values_as_wide_as_keys(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
     """The store of dV has the width of the keys: the columns of wider values keep their zeros.
 
-    Shipped: flash-attention#2552, flash-attention#498.
+    Shipped: flash-attention#2552.
     Family: boundaries.
     """
     dq, dk, dv = _right(q, k, v, out, lse, dout, causal, mask, scale)

@@ -72,11 +72,9 @@ def attends_before_it_appends(q, k_new, v_new, k_cache, v_cache, lens, scale=Non
     Notes: 002, section 6.3.
     Family: cache.
     """
-    old = [int(n) for n in lens]
-    out = _read(q, k_cache, v_cache, [min(n, k_cache.shape[2]) for n in old], scale,
-                rows=lambda n, t, capacity: range(max(n, 0)))
-    _appended(q, k_new, v_new, k_cache, v_cache, lens)
-    return out
+    before = k_cache.clone(), v_cache.clone()
+    lens = _appended(q, k_new, v_new, k_cache, v_cache, lens)
+    return _read(q, *before, lens, scale, rows=lambda n, t, capacity: range(n))
 
 
 def prefix_before_the_chunk_skipped(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
@@ -178,7 +176,7 @@ def unused_slots_cleared(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
 def callers_lengths_advanced(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
     """The lengths are advanced in place after every call, and the caller, who counts too, counts twice.
 
-    Shipped: fla#766, mlx-lm#1805, tiny-llm#46.
+    Shipped: mlx-lm#1805, mlx-lm#1806.
     Family: cache.
     """
     out = _right(q, k_new, v_new, k_cache, v_cache, lens, scale)

@@ -37,7 +37,7 @@ def left_over_keys_dropped(q, k, v, n_splits=4, scale=None):
 def empty_split_has_lse_0(q, k, v, n_splits=4, scale=None):
     """A split without keys leaves a log-sum-exp of 0 instead of -inf, and so takes part in the average.
 
-    Shipped: vllm#49294, pegainfer#21.
+    Shipped: vllm#49294.
     Family: merge.
     """
     return _split(q, k, v, n_splits, scale, partial=lambda out, lse, i: (out, lse.masked_fill(lse == -INF, 0.0)))
