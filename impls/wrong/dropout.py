@@ -45,8 +45,8 @@ def nan_at_1(x, p, seed):
     Notes: none; nothing that is kept is divided by 0.
     Family: dropout.
     """
-    y, mask = _dropout(x, p, seed)
-    return (y + (_wide(x) * 0 * (torch.tensor(1.0) / (1 - p)))).to(x.dtype), mask
+    mask = _dropout(x, p, seed)[1]
+    return (_wide(x) * (mask * (torch.tensor(1.0) / (1 - p)))).to(x.dtype), mask
 
 
 def zeros_count_as_dropped(x, p, seed):

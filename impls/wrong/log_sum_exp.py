@@ -52,7 +52,7 @@ def small_number_in_the_logarithm(x):
     Notes: none; eps is added to what is divided by, and to what is logged.
     Family: numerics.
     """
-    _, l, m = _exp_and_sum(_wide(x))                                                           # noqa: E741
+    _, l, m = _exp_and_sum(_wide(x))
     return (m + torch.log(l + 1e-6)).squeeze(-1)
 
 

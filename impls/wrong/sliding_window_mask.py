@@ -39,4 +39,4 @@ def window_of_an_earlier_kernel(lq, lk, window):
     Notes: none; pytorch#184122 is the same mistake with the scale.
     Family: state.
     """
-    return sliding_window_mask(lq, lk, _windows.setdefault((lq, lk), window))
+    return sliding_window_mask(lq, lk, _windows.setdefault(lk, window))
