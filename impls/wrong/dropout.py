@@ -109,14 +109,14 @@ def generator_goes_on(x, p, seed):
         torch.rand(shape, generator=_generator, dtype=torch.float64) >= p))
 
 
-def numbers_of_eight_bits(x, p, seed):
-    """A random byte is compared with 256 p, and kept if it is larger: with p = 0, one element in 256 is dropped.
+def numbers_of_six_bits(x, p, seed):
+    """Six random bits are compared with 64 p, and must be larger: with p = 0, one element in 64 is dropped.
 
-    Notes: none; four elements share a random word.
+    Notes: none; five elements share a random word.
     Family: dropout.
     """
     return _dropout(x, p, seed, mask=lambda shape, p, seed: (
-        (_numbers(prod(shape), seed) * 256).floor() > 256 * p).view(shape))
+        (_numbers(prod(shape), seed) * 64).floor() > 64 * p).view(shape))
 
 
 def remainder_never_dropped(x, p, seed):
