@@ -52,7 +52,7 @@ def long_rows_of_equal_scores(impl, n, c):
 
 @claim(
     rows="001-119 001-120",
-    formula=r"\operatorname{softmax}(x + c_i) = \operatorname{softmax}(x) \quad\text{with its own } c_i \text{ for every row}",
+    formula=r"\operatorname{softmax}(x + c_i) = \operatorname{softmax}(x) \quad\text{for every row } i",
     if_fails="one maximum is taken over several rows, so that a row far below the others vanishes",
 )
 @given(x=rows(), far=st.sampled_from((1000.0, -1000.0, 2.0**14)))
