@@ -25,4 +25,5 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
-    register(config, Places(implementations(), ROOT / "spec" / "ledger.jsonl", ROOT / "reports"))
+    register(config, Places(implementations(), ROOT / "spec" / "ledger.jsonl", ROOT / "reports",
+                            known=ROOT / "impls" / "wrong" / "known.json"))

@@ -117,6 +117,8 @@ class Plugin:
                 terminalreporter.write_line(f"    {check['verdict']}: {check['message']}")
                 if session.likely.get(check["claim"]):
                     terminalreporter.write_line(f"    likely: {session.likely[check['claim']]}")
+            if looks_like := session.looks_like(name):
+                terminalreporter.write_line(f"looks like: {looks_like}")
         if session.counts:
             total = sum(session.counts.values())
             terminalreporter.section("claims")

@@ -19,6 +19,8 @@ from pathlib import Path
 from . import cells, evidence
 from .cells import Column
 from .claims import Claim
+from .power import known
+from .power.diagnosis import diagnose, verdicts_seen
 from .subjects import Problem, Subject, load
 
 PROFILES = {"quick": 30, "thorough": 1000}
@@ -29,11 +31,13 @@ MOST_DEATHS = 3                   # of one implementation in one operation; its 
 
 @dataclass(frozen=True)
 class Places:
-    """Where things are: the implementations by name, the ledger of the notes, and the folder for reports."""
+    """Where things are: the implementations by name, the ledger of the notes, the folder for reports, and the file of
+    known bugs (if there is one) for the last words on what is red."""
 
     implementations: dict[str, Path]
     ledger: Path
     reports: Path
+    known: Path | None = None
 
 
 class Session:
@@ -48,6 +52,7 @@ class Session:
         self.reported: set[str] = set()
         self.counts: dict[str, int] = {}
         self.red: dict[str, list[dict]] = {}                     # red checks by implementation, for the last words
+        self.judged: dict[str, list[tuple[str, str]]] = {}       # (claim, verdict) by implementation
         self.likely: dict[str, str] = {}                         # what a claim's failure means
         given = config.getoption("run_seed")
         self.seed = self.worker["attest_seed"] if self.worker else random.SystemRandom().randrange(2**32) \
@@ -196,8 +201,21 @@ class Session:
         """Take in a check."""
         if record["verdict"] in cells.RED:
             self.red.setdefault(record["implementation"] or record["leg"], []).append(record)
+        if record["implementation"]:
+            self.judged.setdefault(record["implementation"], []).append((record["claim"], record["verdict"]))
         self.counts[record["verdict"]] = self.counts.get(record["verdict"], 0) + 1
         self.emit(record)
+
+    def looks_like(self, name: str) -> str:
+        """What the failures of an implementation look like: the nearest known bug, if it explains half of them."""
+        if self.places.known is None or not self.places.known.is_file():
+            return ""
+        try:
+            bugs = known.read(self.places.known)
+        except ValueError as error:
+            return f"nothing that is known: {error}"
+        nearest = diagnose(verdicts_seen(self.judged.get(name, ())), bugs, examples=self.examples)[:1]
+        return next((f"{like.known.title} ({like.known.family})" for like in nearest if like.explained >= 0.5), "")
 
     def take_over(self) -> None:
         """Copy what the first worker collected into the events file, and its problems into the summary."""

@@ -81,10 +81,17 @@ def verdicts_seen(checks: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {claim: worst(found) for claim, found in ways.items()}
 
 
-def most_specific(claims: Iterable[str], bugs: Iterable[Known]) -> list[str]:
-    """The claims, those first that the fewest known bugs fail: they say most about what is wrong."""
-    counts = Counter(claim for bug in bugs for claim in bug.kills)
-    return sorted(claims, key=lambda claim: (counts[claim], claim))
+def most_specific(claims: Iterable[str], family: str, bugs: Iterable[Known]) -> list[str]:
+    """The claims, those first that tell a family of bugs best from the others: the share of its bugs that fail the
+    claim, less the share of all others.  (That few bugs fail a claim may only mean that it is weak.)"""
+    members: dict[bool, list[Known]] = {True: [], False: []}
+    for bug in bugs:
+        members[bug.family == family].append(bug)
+
+    def share(claim: str, of: list[Known]) -> float:
+        return sum(claim in bug.kills for bug in of) / max(len(of), 1)
+
+    return sorted(claims, key=lambda claim: (share(claim, members[False]) - share(claim, members[True]), claim))
 
 
 def telling_absence(like: Likeness, seen: Mapping[str, str], ranked: Sequence[Likeness]) -> str | None:

@@ -2,16 +2,18 @@
 
 import json
 import re
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from . import matrix, schema, summary, tensors, wording
+from . import matrix, near, power_plots, schema, summary, tensors, wording
 from .costs import costs
 from .figures import figures
 from .machine_code import machine_code
 from .mathml import formula
+from .power import power
 from .sections import sections
 from .speed import in_words, speed
 from .state import State, environment
@@ -59,17 +61,33 @@ def _environment() -> Environment:
         "cell_anchor": matrix.cell_anchor, "number": schema.number, "parts": tensors.parts,
         "as_text": tensors.as_text, "short_number": tensors.short_number,
         "web_address": web_address, "rate": in_words, "environment": environment, "md": markdown_text, "code": code_span,
-        "fenced": fenced,
+        "fenced": fenced, "clause": near.clause, "thread": near.thread,
+        "probability": near.probability,
         "claim_anchor": lambda claim: wording.anchor("claim-", claim["claim"]),
         "file_anchor": lambda file: wording.anchor("file-", file),
         "breakable": lambda name: re.split(r"(?<=[._])", name),
     }  # fmt: skip
-    environment_.globals |= {"verdicts": schema.VERDICTS, "share": wording.share}
+    environment_.globals |= {
+        "verdicts": schema.VERDICTS, "share": wording.share, "missed": wording.missed, "colours": power_plots.COLOURS,
+        "min_heading": power_plots.MIN_HEADING,
+    }  # fmt: skip
     return environment_
 
 
-def _content(state: State, measured: Path | None, compiled: Path | None) -> dict:
-    """What both pages show; the folders are of what was measured on GPUs, and of what was compiled for them."""
+@dataclass(frozen=True)
+class Sources:
+    """What the pages show beside the events, each where it is there: folders of what was measured on GPUs and of what
+    was compiled for them, the record of the kill matrix, and the file of known bugs."""
+
+    measured: Path | None = None
+    compiled: Path | None = None
+    power: Path | None = None
+    known: Path | None = None
+
+
+def _content(state: State, sources: Sources) -> dict:
+    """What both pages show."""
+    near_bugs, not_read = near.diagnoses(state, sources.known)
     rows = summary.answers(state)
     priorities, table = summary.coverage(rows)
     tally = summary.counts(state.cells)
@@ -87,26 +105,34 @@ def _content(state: State, measured: Path | None, compiled: Path | None) -> dict
         "priorities": priorities,
         "coverage": table,
         "counted_costs": costs(state.cells),
-        "speed": speed(measured),
-        "machine_code": machine_code(compiled),
+        "speed": speed(sources.measured),
+        "machine_code": machine_code(sources.compiled),
+        "power": power(sources.power),
+        "diagnoses": near_bugs,
+        "known_not_read": not_read,
     }
 
 
-def html(state: State, measured: Path | None = None, compiled: Path | None = None) -> str:
-    """``index.html``."""
+def html(state: State, *sources: Path | None) -> str:
+    """``index.html``; the sources are those of `Sources`, in order."""
     drawn, no_figures = figures(state.cells)
     template = _environment().get_template("index.html.j2")
-    content = _content(state, measured, compiled)
+    content = _content(state, Sources(*sources))
     return template.render(**content, files=sections(state), figures=drawn, no_figures=no_figures)
 
 
-def markdown(state: State, measured: Path | None = None, compiled: Path | None = None) -> str:
-    """``report.md``."""
+def power_html(state: State, record: Path | None) -> str:
+    """``power.html``, the kill matrix."""
+    return _environment().get_template("power.html.j2").render(state=state, power=power(record))
+
+
+def markdown(state: State, *sources: Path | None) -> str:
+    """``report.md``; the sources are those of `Sources`, in order."""
     template = _environment().get_template("report.md.j2")
     owners, compact = summary.by_file_and_owner(state)
     open_cells = summary.open_cells(state)
     text = template.render(
-        **_content(state, measured, compiled), owners=owners, compact=compact, open_cells=open_cells,
+        **_content(state, Sources(*sources)), owners=owners, compact=compact, open_cells=open_cells,
         max_scripts=MAX_SCRIPTS,
     )
     return re.sub(r"\n{3,}", "\n\n", text)
@@ -117,12 +143,14 @@ def as_json(state: State) -> str:
     return json.dumps(schema.strict(summary.as_json(state)), indent=1, allow_nan=False, ensure_ascii=False) + "\n"
 
 
-def write(state: State, folder: Path, *, measured: Path | None = None) -> list[Path]:
-    """Write the three files into ``folder``, which is made where it is missing, and return their paths."""
+def write(state: State, folder: Path, *, measured: Path | None = None, known: Path | None = None) -> list[Path]:
+    """Write the four files into ``folder``, which is made where it is missing, and return their paths."""
     folder.mkdir(parents=True, exist_ok=True)
     written = []
-    sources = state, measured, folder / "compile"
-    pages = {"index.html": html(*sources), "report.md": markdown(*sources), "report.json": as_json(state)}
+    record = folder / "power.json"
+    sources = state, measured, folder / "compile", record, known
+    pages = {"index.html": html(*sources), "power.html": power_html(state, record), "report.md": markdown(*sources),
+             "report.json": as_json(state)}  # fmt: skip
     for name, text in pages.items():
         path = folder / name
         path.write_text(text, encoding="utf-8")

@@ -23,6 +23,11 @@ def share(part: int, whole: int) -> str:
     return f"{count(part)} of {count(whole)} ({rounded}{NARROW}%)"
 
 
+def missed(part: int, whole: int) -> str:
+    """A share as a percentage only, in a table whose denominators stand beside it."""
+    return share(part, whole).partition("(")[2].removesuffix(")") or "–"
+
+
 def percent(value) -> str:
     """A share of the error budget: "31 %", "< 1 %", or how many times the budget it is."""
     value = number(value)

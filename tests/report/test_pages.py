@@ -243,10 +243,10 @@ def test_facts_of_an_implementation(realistic_state):
     assert naive.inside == pytest.approx(0.25)
 
 
-def test_the_command_writes_three_files_and_succeeds_with_red_cells(tmp_path, capsys):
+def test_the_command_writes_four_files_and_succeeds_with_red_cells(tmp_path, capsys):
     realistic(tmp_path / "events")
     assert main(["--events", str(tmp_path / "events"), "--out", str(tmp_path / "out")]) == 0
-    written = [tmp_path / "out" / name for name in ("index.html", "report.md", "report.json")]
+    written = [tmp_path / "out" / name for name in ("index.html", "power.html", "report.md", "report.json")]
     assert capsys.readouterr().out.split() == [str(path) for path in written]
     first = [path.read_bytes() for path in written]
     assert main(["--events", str(tmp_path / "events"), "--out", str(tmp_path / "out")]) == 0

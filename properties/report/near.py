@@ -1,0 +1,98 @@
+"""Diagnosis on the pages: for an implementation with red cells, the nearest known bugs in words."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..power import diagnosis
+from ..power.known import Known, read
+from .schema import completed
+from .state import State
+from .wording import NARROW, full_stop
+
+N_NEAREST, N_NAMED = 3, 3  # bugs that are shown, and claims that a sentence names
+DEFAULT_EXAMPLES = 30  # per claim, where no check says how many it had
+
+
+@dataclass(frozen=True)
+class Near:
+    """A known bug beside what was seen: the claims that fail in both (those first that tell its family from others), one that holds in both
+    and tells it from other bugs, and how many claims come out otherwise."""
+
+    known: Known
+    both: tuple[dict, ...]
+    n_failing: int
+    absent: dict | None
+    n_only_there: int
+    explained: float
+
+    @property
+    def named(self) -> tuple[dict, ...]:
+        return self.both[:N_NAMED]
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """The families of mistakes with their probabilities, the nearest bugs, and the claim to look at first."""
+
+    families: tuple[tuple[str, float], ...]
+    nearest: tuple[Near, ...]
+    look_at: dict | None
+
+
+def clause(title: str) -> str:
+    """A sentence as the end of another one: without its full stop, and with a small first letter where it is a word."""
+    title = title.strip().removesuffix(".")
+    word = title.split(" ")[0]
+    return title[:1].lower() + title[1:] if word[:1].isupper() and word[1:] == word[1:].lower() else title
+
+
+def probability(value: float) -> str:
+    """A probability in percent that never reads as certainty."""
+    return f"over 99{NARROW}%" if value > 0.99 else f"under 1{NARROW}%" if value < 0.01 else f"{100 * value:.0f}{NARROW}%"
+
+
+def thread(source: str) -> str:
+    """Where a bug comes from: a thread as it is, "001, section 5.3" as a place in the notes."""
+    if source[:3].isdigit() and source[3:4] in (",", ""):
+        return f"note {source}"
+    return f"from no thread{source[4:]}" if source.startswith("none") else source or "from no thread"
+
+
+def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagnosis | None:
+    seen = diagnosis.verdicts_seen((check["claim"], check["verdict"]) for check in checks)
+    examples = max((check["examples"] or 0 for check in checks), default=0) or DEFAULT_EXAMPLES
+    ranked = diagnosis.diagnose(seen, bugs, examples=examples)
+    if not ranked:
+        return None
+
+    def claim(name: str) -> dict:
+        return state.claims.get(name, completed("claim", {"claim": name}))
+
+    nearest = []
+    for like in ranked[:N_NEAREST]:
+        both = tuple(map(claim, diagnosis.most_specific(like.both, like.known.family, bugs)))
+        absent = diagnosis.telling_absence(like, seen, ranked)
+        nearest.append(Near(like.known, both, len(like.both) + len(like.only_here), absent and claim(absent),
+                            len(like.only_there), like.explained))  # fmt: skip
+    look_at = next((claim for claim in nearest[0].both if claim["if_fails"]), None)
+    likely = [item for place, item in enumerate(diagnosis.families(ranked)[:2]) if place == 0 or item[1] >= 0.01]
+    return Diagnosis(tuple(likely), tuple(nearest), look_at)
+
+
+def diagnoses(state: State, known: Path | None) -> tuple[dict[str, Diagnosis], str]:
+    """By implementation with red cells, what its failures look like; and why the known bugs could not be read."""
+    if known is None or not known.is_file():
+        return {}, ""
+    try:
+        bugs = read(known)
+    except ValueError as error:
+        return {}, full_stop(str(error))
+    checks = defaultdict(list)
+    for cell in state.cells:
+        if cell.implementation:
+            checks[cell.implementation].append({"claim": cell.claim, "verdict": cell.verdict,
+                                                "examples": cell.check.get("examples")})  # fmt: skip
+    found = {name: _diagnosis(own, state, bugs) for name, own in checks.items()}
+    return {name: one for name, one in found.items() if one}, ""
