@@ -42,7 +42,7 @@ def kept_not_scaled(x, p, seed):
 def nan_at_1(x, p, seed):
     """The mask is multiplied by 1 / (1 - p): with p = 1, 0 times infinity.
 
-    Notes: none; nothing that is kept is divided by 0.
+    Shipped: flax#2055.
     Family: dropout.
     """
     mask = _dropout(x, p, seed)[1]
@@ -97,6 +97,15 @@ def seed_added_to_the_counter(x, p, seed):
     """
     return _dropout(x, p, seed, mask=lambda shape, p, seed: (
         _numbers(seed % 4096 + prod(shape), 0)[seed % 4096:] >= p).view(shape))
+
+
+def seed_ignored(x, p, seed):
+    """The seed of the generator is a constant: every layer and every step drops the same elements.
+
+    Shipped: flash-attention#2088.
+    Family: dropout.
+    """
+    return _dropout(x, p, 0)
 
 
 def generator_goes_on(x, p, seed):

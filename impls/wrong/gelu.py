@@ -16,7 +16,7 @@ def _tanh_form(x):
 def tanh_form(x):
     """The approximation by tanh stands for the function itself.
 
-    Notes: 001, section 3.6.
+    Shipped: candle#900, pocket-tts#278.
     Family: numerics.
     """
     return _tanh_form(x)

@@ -69,7 +69,7 @@ def statistics_of_the_whole_sample(x, weight, bias, eps=1e-5):
 def statistics_in_the_dtype_of_the_input(x, weight, bias, eps=1e-5):
     """Mean and variance are computed in half precision: 257^2 overflows in float16.
 
-    Shipped: pytorch#178123.
+    Notes: none; pytorch#178123 is the same overflow in float32.
     Family: dtypes.
     Dtypes: float16, bfloat16.
     """
@@ -110,7 +110,7 @@ def eps_of_an_earlier_kernel(x, weight, bias, eps=1e-5):
 def weight_and_bias_taken_for_contiguous(x, weight, bias, eps=1e-5):
     """Weight and bias are walked over by one, whatever their strides are.
 
-    Shipped: pytorch#112577.
+    Notes: none; they are parameters, and those are contiguous until someone slices one.
     Family: strides and aliasing.
     """
     return _right(x, _read(weight, (1,)), _read(bias, (1,)), eps)

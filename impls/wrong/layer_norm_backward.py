@@ -64,6 +64,18 @@ def means_over_two_rows(x, weight, dy, eps=1e-5):
     return _gradients(x, weight, dy, eps, dx=lambda *terms: _of_the_input(*terms, mean=mean))
 
 
+def all_but_the_first_dim_taken_for_features(x, weight, dy, eps=1e-5):
+    """The number of rows is the size of the first dim, so that the two means run over all tokens of a sample.
+
+    Shipped: FlagGems#5392, FlagGems#5490.
+    Family: backward.
+    """
+    def mean(terms):
+        return terms.mean(tuple(range(1, terms.ndim)) if terms.ndim > 1 else -1, keepdim=True)
+
+    return _gradients(x, weight, dy, eps, dx=lambda *terms: _of_the_input(*terms, mean=mean))
+
+
 def default_eps(x, weight, dy, eps=1e-5):
     """The forward pass is given eps, the backward pass has it as a constant.
 

@@ -65,7 +65,7 @@ def mask_read_as_a_length(scores, keep):
 def mask_with_the_strides_of_the_scores(scores, keep):
     """One offset is computed, from the strides of the scores, and used for the mask too.
 
-    Shipped: FlagGems#5235.
+    Notes: none; FlagGems#5235 takes a stride from the wrong tensor in another kernel.
     Family: strides and aliasing.
     """
     return _right(scores, _read(keep.expand(scores.shape), scores.stride()))

@@ -26,7 +26,7 @@ def heads_interleaved(x):
 def sequences_taken_for_neighbours(x):
     """A sequence is taken to start h L d numbers after the one before, whatever the stride of the batch is.
 
-    Shipped: mlx#4431, flashinfer#3800.
+    Notes: none; flashinfer#3800 and mlx#4431 lose the batch in the same way.
     Family: strides and aliasing.
     """
     return _right(_read(x, (prod(x.shape[1:]), *x.stride()[1:])))

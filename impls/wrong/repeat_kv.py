@@ -24,7 +24,7 @@ def positions_repeated(x, n_rep):
 def heads_taken_for_contiguous(x, n_rep):
     """Heads are copied as blocks of L D numbers that lie one after the other.
 
-    Shipped: pytorch#112577.
+    Notes: none; pytorch#112577 is the same mistake in attention.
     Family: strides and aliasing.
     """
     return _right(_read(x, _packed(x.shape)), n_rep)

@@ -71,7 +71,7 @@ def pairs_beyond_32_not_rotated(x, positions, base=10000.0):
 def table_ends_at_2048(x, positions, base=10000.0):
     """Cosines and sines come from a table of 2048 rows, and a look-up beyond it gets the last one.
 
-    Shipped: Megatron-LM#5317.
+    Shipped: vllm-ascend#1266.
     Family: positions.
     """
     return _right(x, positions.clamp(max=2047), base)
@@ -128,7 +128,7 @@ def single_head_not_rotated(x, positions, base=10000.0):
 def rotated_in_place(x, positions, base=10000.0):
     """The rotated vectors are written over x as well.
 
-    Shipped: unsloth#5001, Megatron-LM#5412, Liger-Kernel#272.
+    Shipped: unsloth#5001, Megatron-LM#5412.
     Family: strides and aliasing.
     """
     y = _right(x, positions, base)
@@ -139,7 +139,7 @@ def rotated_in_place(x, positions, base=10000.0):
 def heads_taken_for_contiguous(x, positions, base=10000.0):
     """x is walked over as if it lay as (B, H, L, D), while projections leave it as (B, L, H, D).
 
-    Shipped: pytorch#112577.
+    Notes: none; pytorch#112577 is the same mistake in attention.
     Family: strides and aliasing.
     """
     return _right(_read(x, _packed(x.shape)), positions, base)

@@ -2,7 +2,7 @@
 import torch
 
 from impls.naive import INF, _divide, _wide
-from impls.wrong.attention.layout import _read
+from impls.wrong.attention.layout import _packed, _read
 
 _kept = {}
 
@@ -85,7 +85,7 @@ def padded_lanes_are_counted(x):
 def last_score_missing_from_the_sum(x):
     """A last block of a single score is not added to the denominator.
 
-    Shipped: pytorch#191937.
+    Notes: none; the bound of the loop is rounded down, and pytorch#191937 looks like it.
     Family: boundaries.
     """
     n = x.shape[-1]
@@ -128,19 +128,19 @@ def nan_becomes_zero(x):
     return _softmax(x, divide=lambda e, total: torch.where(total > 0, e / total, 0.0))
 
 
-def columns_taken_for_neighbours(x):
-    """Only the stride of the rows is passed to the kernel; along a row it walks by one.
+def scores_taken_for_contiguous(x):
+    """The strides are not read: a transposed tensor is walked over as if it were contiguous.
 
-    Notes: none; a row that is contiguous needs no second stride.
+    Shipped: Torch-FL#171.
     Family: strides and aliasing.
     """
-    return _softmax(_read(x, (*x.stride()[:-1], 1)))
+    return _softmax(_read(x, _packed(x.shape)))
 
 
 def exponentials_written_over_the_scores(x):
     """Subtraction and exponential are done in place, in what is a copy of the scores in half precision only.
 
-    Shipped: Liger-Kernel#1251.
+    Notes: none; a copy that is none where nothing is to be converted.
     Family: strides and aliasing.
     """
     e, m = _wide(x), _row_maximum(_wide(x))

@@ -2,7 +2,7 @@
 import torch
 
 from impls.naive import _wide
-from impls.wrong.attention.layout import _read
+from impls.wrong.attention.layout import _packed, _read
 
 
 def _gradient(y, dy, *, dot=lambda terms: terms.sum(-1, keepdim=True)):
@@ -53,10 +53,21 @@ def sum_in_the_dtype_of_the_weights(y, dy):
     return _gradient(y, dy, dot=lambda terms: terms.to(y.dtype).sum(-1, keepdim=True).to(terms.dtype))
 
 
-def gradient_with_the_strides_of_the_weights(y, dy):
-    """The strides of y are used for dy too.
+def weights_and_gradient_taken_for_contiguous(y, dy):
+    """The strides are not read: y and dy are walked over as if they were contiguous.
 
-    Notes: none; FlagGems#1082 is the same mistake in a norm.
+    Shipped: Torch-FL#171.
     Family: strides and aliasing.
     """
-    return _gradient(y, _read(dy, y.stride()))
+    return _gradient(_read(y, _packed(y.shape)), _read(dy, _packed(dy.shape)))
+
+
+def written_over_dy(y, dy):
+    """The gradient of the scores is stored over that of the weights as well.
+
+    Shipped: apex#1587.
+    Family: strides and aliasing.
+    """
+    dx = _gradient(y, dy)
+    dy.copy_(dx)
+    return dx

@@ -27,7 +27,7 @@ def features_dealt_out_in_turn(x, h):
 def features_taken_for_contiguous(x, h):
     """The strides of the heads are computed from the shape, as if x were contiguous.
 
-    Shipped: pytorch#112577.
+    Notes: none; pytorch#112577 is the same mistake in attention.
     Family: strides and aliasing.
     """
     return _right(_read(x, _packed(x.shape)), h)
