@@ -2,7 +2,7 @@
 
 import torch
 
-from properties import agree, attention_inputs, claim, exactly, given, rows, st
+from properties import agree, attention_inputs, claim, exactly, given, masked_rows, rows, st
 from properties.strategies.masks import inputs_and_key
 from properties.strategies.states import states
 
@@ -55,11 +55,27 @@ def long_rows_of_equal_scores(impl, n, c):
     formula=r"\operatorname{softmax}(x + c_i) = \operatorname{softmax}(x) \quad\text{for every row } i",
     if_fails="one maximum is taken over several rows, so that a row far below the others vanishes",
 )
-@given(x=rows(), far=st.sampled_from((1000.0, -1000.0, 2.0**14)))
+@given(x=rows(), far=st.sampled_from((1000.0, -1000.0, 2.0**14, -60000.0)))
 def rows_of_different_height(impl, x, far):
-    """Rows may lie far apart, up or down: each is softmax by itself."""
-    moved = torch.stack([x, x + far, x - far])
-    agree(impl.softmax(moved), impl.softmax(torch.stack([x, x, x])))
+    """Rows may lie far apart, up or down: each is softmax by itself, and has its own log-sum-exp."""
+    moved, same = torch.stack([x, x + far, x - far]), torch.stack([x, x, x])
+    agree(impl.softmax(moved), impl.softmax(same))
+    agree(impl.log_sum_exp(x + far), impl.log_sum_exp(x) + far)
+
+
+@claim(
+    rows="001-019 002-045 004-020",
+    formula=r"\operatorname{softmax}_\Omega(x + c) = \operatorname{softmax}_\Omega(x), \quad "
+            r"\operatorname{softmax}_\Omega(x)\ \text{independent of}\ x_j,\ j \notin \Omega",
+    if_fails="hidden scores become a finite number that visible ones may be below, or the mask is added to them",
+)
+@given(drawn=masked_rows(), c=st.sampled_from((-60000.0, -20000.0)), what=st.sampled_from((float("nan"), 60000.0)))
+def no_score_is_too_low_to_be_seen(impl, drawn, c, what):
+    """Visible scores may lie below any number that stands for "hidden", and hidden ones may hold anything."""
+    x, keep = drawn
+    weights = impl.masked_softmax(x, keep)
+    agree(impl.masked_softmax(x + c, keep), weights)
+    agree(impl.masked_softmax(x.masked_fill(~keep, what), keep), weights)
 
 
 @claim(

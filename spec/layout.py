@@ -7,6 +7,7 @@ the elements lie NaNs: whoever reads a gap shows it.
 import torch
 
 from properties import LAYOUTS, Layout, agree, attention_inputs, claim, exactly, given, laid, masked_rows, rows, st
+from properties.strategies.norms import norm_gradients
 
 STRIDES = "the kernel assumes contiguous inputs, or strides that another tensor has"
 
@@ -192,6 +193,43 @@ def layer_norm_of_any_layout(impl, x, chosen):
     """Layer norm of a transposed, sliced or offset tensor, with weights laid out in any way, is that of its numbers."""
     tensors = x, x[0].flip(0), x[0]
     agree(impl.layer_norm(*laid_each(tensors, chosen)), impl.layer_norm(*tensors))
+
+
+@claim(
+    rows="001-109 004-003 000-035",
+    formula=r"\mathrm dx = y \circ (\mathrm dy - \langle y, \mathrm dy\rangle)\ \text{depends on the numbers, "
+            r"not on where they lie}",
+    if_fails="the gradient is read with the strides of the weights",
+)
+@given(x=rows(moderate=True), chosen=layouts_of(2))
+def softmax_gradient_of_any_layout(impl, x, chosen):
+    """The weights and the gradient that comes in may each lie in memory in their own way."""
+    y, dy = torch.softmax(x, -1), x.flip(-1)
+    agree(impl.softmax_backward(*laid_each((y, dy), chosen)), impl.softmax_backward(y, dy))
+
+
+@claim(
+    rows="001-166 000-035",
+    formula=r"(\mathrm dx, \mathrm dw, \mathrm db)\ \text{depend on the numbers, not on where they lie}",
+    if_fails="the gradient is read with the strides of the input",
+)
+@given(drawn=norm_gradients(), chosen=layouts_of(3))
+def layer_norm_gradient_of_any_layout(impl, drawn, chosen):
+    """Input, weight and the gradient that comes in may each lie in memory in their own way."""
+    *tensors, eps = drawn
+    agree_on("dx dw db", impl.layer_norm_backward(*laid_each(tensors, chosen), eps=eps),
+             impl.layer_norm_backward(*tensors, eps=eps))
+
+
+@claim(
+    rows="001-069 000-035",
+    formula=r"\operatorname{gelu}(x)_i\ \text{depends on}\ x_i,\ \text{not on where}\ x_i\ \text{lies}",
+    if_fails="elements are counted instead of addressed: gaps and transposes are not looked at",
+)
+@given(x=rows(moderate=True), layout=layouts)
+def gelu_of_any_layout(impl, x, layout):
+    """An elementwise function of a transposed, sliced or offset tensor is that of its numbers."""
+    agree(impl.gelu(laid(x, layout)), impl.gelu(x))
 
 
 @claim(
