@@ -81,17 +81,15 @@ def verdicts_seen(checks: Iterable[tuple[str, str]]) -> dict[str, str]:
     return {claim: worst(found) for claim, found in ways.items()}
 
 
-def most_specific(claims: Iterable[str], family: str, bugs: Iterable[Known]) -> list[str]:
-    """The claims, those first that tell a family of bugs best from the others: the share of its bugs that fail the
-    claim, less the share of all others.  (That few bugs fail a claim may only mean that it is weak.)"""
-    members: dict[bool, list[Known]] = {True: [], False: []}
-    for bug in bugs:
-        members[bug.family == family].append(bug)
+def most_telling(like: Likeness, seen: Mapping[str, str], bugs: Iterable[Known]) -> list[str]:
+    """The claims that fail both here and for a known bug, the most telling first.
 
-    def share(claim: str, of: list[Known]) -> float:
-        return sum(claim in bug.kills for bug in of) / max(len(of), 1)
-
-    return sorted(claims, key=lambda claim: (share(claim, members[False]) - share(claim, members[True]), claim))
+    Where the law itself fails in both, its explanation applies (an unfaithful value leaves the law standing); a claim
+    that notices the bug at once is about it; and one that few other bugs fail says more.
+    """
+    counts, kills = Counter(claim for bug in bugs for claim in bug.kills), like.known.kills
+    return sorted(like.both, key=lambda claim: (not seen[claim] == kills[claim][0] == "law fails", kills[claim][1],
+                                                counts[claim], claim))
 
 
 def telling_absence(like: Likeness, seen: Mapping[str, str], ranked: Sequence[Likeness]) -> str | None:

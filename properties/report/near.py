@@ -17,7 +17,7 @@ DEFAULT_EXAMPLES = 30  # per claim, where no check says how many it had
 
 @dataclass(frozen=True)
 class Near:
-    """A known bug beside what was seen: the claims that fail in both (those first that tell its family from others), one that holds in both
+    """A known bug beside what was seen: the claims that fail in both (the most telling first), one that holds in both
     and tells it from other bugs, and how many claims come out otherwise."""
 
     known: Known
@@ -50,7 +50,9 @@ def clause(title: str) -> str:
 
 def probability(value: float) -> str:
     """A probability in percent that never reads as certainty."""
-    return f"over 99{NARROW}%" if value > 0.99 else f"under 1{NARROW}%" if value < 0.01 else f"{100 * value:.0f}{NARROW}%"
+    return (
+        f"over 99{NARROW}%" if value > 0.99 else f"under 1{NARROW}%" if value < 0.01 else f"{100 * value:.0f}{NARROW}%"
+    )
 
 
 def thread(source: str) -> str:
@@ -72,7 +74,7 @@ def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagn
 
     nearest = []
     for like in ranked[:N_NEAREST]:
-        both = tuple(map(claim, diagnosis.most_specific(like.both, like.known.family, bugs)))
+        both = tuple(map(claim, diagnosis.most_telling(like, seen, bugs)))
         absent = diagnosis.telling_absence(like, seen, ranked)
         nearest.append(Near(like.known, both, len(like.both) + len(like.only_here), absent and claim(absent),
                             len(like.only_there), like.explained))  # fmt: skip

@@ -42,7 +42,7 @@ class Suspect:
 
 @dataclass(frozen=True)
 class ClaimLine:
-    """A claim: how many it kills, how many of them no other claim does, how soon, and its reason if it kills nothing."""
+    """A claim: how many it kills, how many of them no other claim kills, how soon, and why if it kills none."""
 
     claim: str
     title: str
@@ -125,8 +125,10 @@ class Power:
         second = [f"{count(rejected)} of {plural(len(self.placebos), 'placebo')} rejected"] if self.placebos else []
         second += [f"{plural(len(self.survivors), 'wrong implementation')} left alive"]
         if not self.until_killed:
-            second += [f"{count(self.n_sole)} noticed by one claim only",
-                       f"{count(len(self.idle))} of {plural(len(self.claims), 'claim')} kill no wrong implementation"]
+            second += [
+                f"{count(self.n_sole)} noticed by one claim only",
+                f"{count(len(self.idle))} of {plural(len(self.claims), 'claim')} kill no wrong implementation",
+            ]
         return first + ".", _capital(listing(second)) + "."
 
 
@@ -162,7 +164,9 @@ def _claims(found: dict, suspects: list[Suspect]) -> tuple[ClaimLine, ...]:
         wrong = [example for example, suspect in own[name] if suspect.family != PLACEBO]
         reason = "" if wrong else "it rejects placebos only" if own[name] else claim.get("kills_nothing") or ""
         n_suspects = sum(n for replaced, n in operations.items() if asked & set(replaced))
-        lines.append(ClaimLine(name, claim["title"], len(wrong), alone[name], min(wrong, default=None), n_suspects, reason))
+        lines.append(
+            ClaimLine(name, claim["title"], len(wrong), alone[name], min(wrong, default=None), n_suspects, reason)
+        )
     return tuple(sorted(lines, key=lambda line: (-line.n_alone, -line.n_kills, line.claim)))
 
 
@@ -218,8 +222,8 @@ def read_record(found: dict) -> Power:
     placebos = sorted((s for s in suspects if s.family == PLACEBO), key=lambda s: (len(s.kills), s.name))
     examples = [first[suspect.name] for suspect in wrong if suspect.name in first]
     return Power(
-        examples=found["examples"], seed=found["seed"], seconds=found.get("seconds"), until_killed=found["until_killed"],
-        total=total, families=families, until_kill=median_and_95th(examples) if examples else None, plain=plain_facts,
+        examples=found["examples"], seed=found["seed"], seconds=found.get("seconds"),
+        until_killed=found["until_killed"], total=total, families=families, until_kill=median_and_95th(examples) if examples else None, plain=plain_facts,
         alive=alive, suspects=tuple(wrong), placebos=tuple(placebos), claims=_claims(found, suspects),
         gates=tuple(gates), problems=tuple(found.get("problems") or ()), figure=survivors_plot(alive, total.n),
         picture=picture(found, order + [PLACEBO]),

@@ -127,7 +127,9 @@ def survivors_plot(alive: tuple[tuple[int, int | None, int | None], ...], total:
         for place, name, (colour, _, line) in ((1, "the claims", CLAIM), (2, "plain inputs", PLAIN)):
             points = [(entry[0], entry[place]) for entry in alive if entry[place] is not None]
             if len(points) > 1:
-                axes.step(*zip(*points, strict=True), where="post", color=colour, linestyle=line, linewidth=1.6, label=name)
+                axes.step(
+                    *zip(*points, strict=True), where="post", color=colour, linestyle=line, linewidth=1.6, label=name
+                )
         axes.set_xscale("symlog", linthresh=1, linscale=0.4)
         ticks = [n for n in (0, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000) if n <= alive[-1][0]]
         axes.set_xticks(ticks, [str(n) for n in ticks])

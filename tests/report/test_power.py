@@ -36,13 +36,15 @@ def matrix(**about):
     """Two families, a survivor, a bug with one killer only, a placebo, a claim that kills nothing."""
     return {
         "examples": 30, "seed": 1, "until_killed": False, "seconds": 12.0, "problems": [],
-        "suspects": [suspect("softmax.no_maximum", "numerics"), suspect("softmax.cut_tail", "boundaries", "A tail is cut."),
+        "suspects": [suspect("softmax.no_maximum", "numerics"),
+                     suspect("softmax.cut_tail", "boundaries", "A tail is cut."),
                      suspect("softmax.alive", "numerics", "Nobody <sees> it."),
                      suspect("merge.half", "merge", operations=["merge"], claims=0),
                      suspect("placebo.zeros.softmax", "placebo"), suspect("placebo.zeros.merge", "placebo",
                                                                           operations=["merge"], claims=0)],
         "claims": [claim("shifts"), claim("sums"), claim("idle", kills_nothing="it is about <views>")],
-        "kills": [kill("shifts", "softmax.no_maximum", VALUE, 4, "float64"), kill("shifts", "softmax.no_maximum", LAW, 9),
+        "kills": [kill("shifts", "softmax.no_maximum", VALUE, 4, "float64"),
+                  kill("shifts", "softmax.no_maximum", LAW, 9),
                   kill("sums", "softmax.no_maximum", VALUE, 2), kill("sums", "softmax.cut_tail", LAW, 6),
                   kill("sums", "placebo.zeros.softmax")],
     } | about  # fmt: skip
@@ -145,7 +147,8 @@ def test_a_full_matrix_is_a_small_page_that_needs_nothing_else(realistic_state, 
     claims = [claim(f"a_claim_with_a_rather_long_name_{i}") for i in range(230)]
     kills = [kill(c["claim"].partition("::")[2], name, rng.choice([LAW, VALUE]), rng.randint(1, 30))
              for name in names for c in claims if rng.random() < 0.25]  # fmt: skip
-    found = matrix(suspects=[suspect(name, f"family {i % 12}") for i, name in enumerate(names)], claims=claims, kills=kills)
+    suspects = [suspect(name, f"family {i % 12}") for i, name in enumerate(names)]
+    found = matrix(suspects=suspects, claims=claims, kills=kills)
     page = power_html(realistic_state, stored(found))
     assert len(page) < 400_000
     assert "@import" not in page and "<link" not in page and "src=" not in page
@@ -228,7 +231,7 @@ def test_titles_become_the_end_of_a_sentence():
 
 
 def test_the_report_needs_no_torch():
-    code = "import sys; import properties.report.__main__, properties.power.diagnosis; assert 'torch' not in sys.modules"
+    code = "import sys, properties.report.__main__, properties.power.diagnosis; assert 'torch' not in sys.modules"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60,
                           check=False)
     assert done.returncode == 0, done.stderr
