@@ -1,7 +1,7 @@
 """The kill matrix from the command line.
 
     python -m properties.power SPEC --base FILE --wrong DIR --placebo DIR [--until-killed] [--impl-dir DIR]
-        [--save-known FILE]
+        [--save-known FILE] [--compare]
 """
 
 import argparse
@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from .compare import compared, comparison
 from .known import as_text, known_bugs
 from .matrix import Places, run
 from .verdict import faults, record, summary
@@ -31,6 +32,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("reports/power.json"), help="where it goes (%(default)s)")
     parser.add_argument("--save-known", type=Path, metavar="FILE",
                         help="write the known bugs, and how claims notice them, for the diagnosis of new kernels")
+    parser.add_argument("--compare", action="store_true",
+                        help="also judge by four usual gates, and by the budgets on plain arrays")
     options = parser.parse_args(arguments)
     places = Places(options.spec, options.base, tuple(options.impl_dir or options.wrong),
                     () if options.impl_dir else tuple(options.placebo))
@@ -45,18 +48,21 @@ def main(arguments: list[str] | None = None) -> int:
     found = record(matrix, places.claims(), places.suspects()[0]) | {"seconds": round(time.perf_counter() - start, 1)}
     if options.impl_dir:                     # a few bugs need not keep every claim busy
         found["claims"] = [c | {"kills_nothing": c["kills_nothing"] or "not asked for"} for c in found["claims"]]
+    if options.compare:
+        found |= compared(places, seed=options.seed, jobs=options.jobs, progress=_progress)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.save_known:
         options.save_known.write_text(as_text(known_bugs(found)), encoding="utf-8")
     wrong = faults(found)
-    print(*wrong, summary(found), f"{found['seconds']:g} s; {options.out}", sep="\n")
+    print(*wrong, summary(found), *[comparison(found)] * options.compare, sep="\n")
+    print(f"{found['seconds']:g} s; {options.out}")
     return 1 if wrong else 0
 
 
 def _progress(done: int, of: int) -> None:
     if done % 20 == 0 or done == of:
-        print(f"{done} of {of} claims", file=sys.stderr, flush=True)
+        print(f"{done} of {of} judges", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

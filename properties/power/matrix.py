@@ -62,8 +62,11 @@ class ByClaim:
     def judges(self, suspect: Suspect) -> bool:
         return judged_by(self.claim, suspect)
 
-    def kills_of(self, suspects: list[Suspect], *, once: bool, **options) -> list[Kill]:
-        return kills_of(self.claim, suspects, once=once or self.once, **options)
+    def kills_of(self, suspects: list[Suspect], *, once: bool, excluded, **options) -> list[Kill]:
+        once = once or self.once
+        gone = {suspect for suspect, _ in excluded} if once else set()
+        left = [s for s in suspects if s.name not in gone]
+        return kills_of(self.claim, left, once=once, excluded=excluded, **options)
 
 
 def by_claims(places: Places) -> list[ByClaim]:

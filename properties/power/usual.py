@@ -12,7 +12,7 @@ from ..operations import OPERATIONS
 
 @dataclass(frozen=True)
 class Sizes:
-    """q is (batch, heads, lq, d), k and v are (batch, kv_heads, lk, d)."""
+    """q is (batch, heads, lq, d), k (batch, kv_heads, lk, d), v (batch, kv_heads, lk, dv), dv being d if it is 0."""
 
     batch: int = 2
     heads: int = 4
@@ -20,6 +20,7 @@ class Sizes:
     lq: int = 64
     lk: int = 64
     d: int = 32
+    dv: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,21 +53,28 @@ def usual_arguments(operation: str, sizes: Sizes, draw: Source, *, forward: Call
 
     `forward(q, k, v, ...) -> (out, lse)` is a right attention, whose results its gradient takes.
     """
-    parameters = OPERATIONS[operation].signature.parameters
-    chosen = {name: OPTIONS[name](sizes, draw) for name in options if name in parameters}
+    chosen = {name: OPTIONS[name](sizes, draw) for name in options if name in options_of(operation)}
     given = ARGUMENTS[operation](sizes, draw) | chosen
     if operation == "attention_backward":
         given["out"], given["lse"] = forward(given["q"], given["k"], given["v"], **chosen)
     return given
 
 
+def options_of(operation: str) -> list[str]:
+    """Which of the OPTIONS an operation has.  (The bias of a normalisation is none.)"""
+    row = OPERATIONS[operation]
+    return [name for name in OPTIONS if name in row.signature.parameters and name not in row.required]
+
+
 OPTIONS = {
     "causal": lambda s, draw: True,
-    "mask": lambda s, draw: draw.keep(s.batch, 1, s.lq, s.lk),
+    "mask": lambda s, draw: draw.keep(s.batch, (1, s.heads)[draw.whole(0, 1)], s.lq, s.lk),
     "window": lambda s, draw: draw.whole(1, s.lk),
     "bias": lambda s, draw: draw.real(1, s.heads, s.lq, s.lk),
     "scale": lambda s, draw: draw.whole(1, 8) / 8,
     "n_splits": lambda s, draw: draw.whole(1, 8),
+    "eps": lambda s, draw: draw.whole(1, 8) / 64,
+    "base": lambda s, draw: 100.0 * draw.whole(1, 100),
 }
 
 
@@ -79,7 +87,7 @@ def _keys(s: Sizes, draw: Source) -> torch.Tensor:
 
 
 def _qkv(s: Sizes, draw: Source) -> dict:
-    return {"q": _queries(s, draw), "k": _keys(s, draw), "v": _keys(s, draw)}
+    return {"q": _queries(s, draw), "k": _keys(s, draw), "v": draw.real(s.batch, s.kv_heads, s.lk, s.dv or s.d)}
 
 
 def _scores(s: Sizes, draw: Source) -> torch.Tensor:
@@ -97,10 +105,17 @@ def _finished(s: Sizes, draw: Source, number: int) -> dict:
 
 def _decode(s: Sizes, draw: Source) -> dict:
     new, capacity = min(s.lq, 4), max(s.lk, min(s.lq, 4))
-    step = {name: draw.real(s.batch, heads, rows, s.d) for name, heads, rows in (
-        ("q", s.heads, new), ("k_new", s.kv_heads, new), ("v_new", s.kv_heads, new),
-        ("k_cache", s.kv_heads, capacity), ("v_cache", s.kv_heads, capacity))}
+    step = {name: draw.real(s.batch, heads, rows, width) for name, heads, rows, width in (
+        ("q", s.heads, new, s.d), ("k_new", s.kv_heads, new, s.d), ("v_new", s.kv_heads, new, s.dv or s.d),
+        ("k_cache", s.kv_heads, capacity, s.d), ("v_cache", s.kv_heads, capacity, s.dv or s.d))}
     return step | {"lens": torch.tensor([draw.whole(0, capacity - new) for _ in range(s.batch)])}
+
+
+def _rope(s: Sizes, draw: Source) -> dict:
+    """Positions from 0 on, or from where each sequence of the batch is."""
+    starts = torch.tensor([[draw.whole(0, 500)] for _ in range(s.batch)])
+    return {"x": draw.real(s.batch, s.heads, s.lq, s.d + s.d % 2),
+            "positions": torch.arange(s.lq) + (starts if draw.whole(0, 1) else 0)}
 
 
 def _whole_layer(s: Sizes, draw: Source) -> dict:
@@ -120,7 +135,8 @@ ARGUMENTS: dict[str, Callable[[Sizes, Source], dict]] = {
     "merge_lse": lambda s, draw: _finished(s, draw, 1) | _finished(s, draw, 2),
     "attention": _qkv,
     "attention_weights": lambda s, draw: {"q": _queries(s, draw), "k": _keys(s, draw)},
-    "attention_backward": lambda s, draw: _qkv(s, draw) | {"dout": _queries(s, draw)},
+    "attention_backward": lambda s, draw: _qkv(s, draw) | {
+        "dout": draw.real(s.batch, s.heads, s.lq, s.dv or s.d)},
     "split_kv": _qkv,
     "decode": _decode,
     "repeat_kv": lambda s, draw: {"x": _keys(s, draw), "n_rep": s.heads // s.kv_heads},
@@ -136,7 +152,7 @@ ARGUMENTS: dict[str, Callable[[Sizes, Source], dict]] = {
                                    "bias": draw.real(s.d)},
     "layer_norm_backward": lambda s, draw: {"x": draw.real(s.batch, s.lq, s.d), "weight": draw.real(s.d),
                                             "dy": draw.real(s.batch, s.lq, s.d)},
-    "rope": lambda s, draw: {"x": draw.real(s.batch, s.heads, s.lq, s.d + s.d % 2), "positions": torch.arange(s.lq)},
+    "rope": _rope,
     "sinusoidal_positions": lambda s, draw: {"length": s.lq, "d": s.d},
     "gelu": lambda s, draw: {"x": _scores(s, draw)},
     "dropout": lambda s, draw: {"x": _scores(s, draw), "p": 0.25, "seed": draw.whole(0, 1000)},
