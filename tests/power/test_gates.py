@@ -140,6 +140,18 @@ def test_plain_numbers_up_to_10_notice_large_scores(suspects):
     assert {kill.suspect for kill in kills} == {"attention.scores_end_at_64"}
 
 
+def test_a_suspect_that_writes_its_lengths_does_no_harm_to_the_next(suspects):
+    def advances(q, k_new, v_new, k_cache, v_cache, lens, scale=None):
+        out = BASE.operations["decode"](q, k_new, v_new, k_cache, v_cache, lens, scale)
+        lens += q.shape[2]
+        return out
+
+    judged = [replace(suspects["right"], subject=replace(BASE, name=name, operations={"decode": function}))
+              for name, function in (("advances", advances), ("right", BASE.operations["decode"]))]
+    claim = plain_claim("decode", BASE.operations["attention"])
+    assert "right" not in {kill.suspect for kill in kills_of(claim, judged, examples=10, seed=1)}
+
+
 def test_every_operation_of_the_vocabulary_can_be_drawn():
     assert set(OPERATIONS) <= set(ARGUMENTS)
     for name in OPERATIONS:
