@@ -131,7 +131,10 @@ class Implementation:
                 if name not in operation.required and name not in accepted and _matters(operation, name, given[name]):
                     raise Unsupported(f"{operation.name} has no {name}=")
         self._domain(operation, arguments)
-        placed = {name: self._place(operation, name, value) for name, value in given.items()}
+        try:
+            placed = {name: self._place(operation, name, value) for name, value in given.items()}
+        except MemoryError as error:
+            raise Unsupported(str(error)) from None
         native = {name: p.view if isinstance(p, Placed) else p for name, p in placed.items()}
         if subject.array == "numpy":
             native = {name: v.numpy() if isinstance(v, torch.Tensor) else v for name, v in native.items()}

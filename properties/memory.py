@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 GUARD = 16          # elements before and after: keeps the 16-byte alignment of the allocation for every dtype
+FAR = 2**31         # elements: one more than an offset of 32 bits reaches
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -22,7 +23,8 @@ class Layout:
 
     `swap` names two dims whose storage order is exchanged; `step` is the stride of the last stored dim; `row_gap` and
     `offset` are unused elements after every last-dim row and before the first element; `expand` names a dim along
-    which all entries are equal and share memory (stride 0).
+    which all entries are equal and share memory (stride 0); `far` names a dim whose entries lie 2**31 elements apart,
+    in memory that is reserved but, apart from them, neither touched nor guarded.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Layout:
     row_gap: int = 0
     offset: int = 0
     expand: int | None = None
+    far: int | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -97,6 +100,8 @@ def _strides(shape: tuple[int, ...], layout: Layout) -> tuple[list[int], int]:
 
 def place(values: torch.Tensor, dtype: torch.dtype, *, layout: Layout = CONTIGUOUS, device: str = "cpu") -> Placed:
     """Round `values` to `dtype` and lay them into a fresh guarded buffer; a boolean buffer is guarded with True."""
+    if layout.far is not None:
+        return _place_far(values, dtype, layout.far, device)
     floating = dtype.is_floating_point
     filler = float("nan") if floating else 1
     shape = values.shape
@@ -117,6 +122,18 @@ def place(values: torch.Tensor, dtype: torch.dtype, *, layout: Layout = CONTIGUO
         buffer = buffer.to(device)
         view = torch.as_strided(buffer, shape, view.stride(), view.storage_offset())
     return Placed(view, buffer, _bits(buffer).clone())
+
+
+def _place_far(values: torch.Tensor, dtype: torch.dtype, dim: int, device: str) -> Placed:
+    strides = list(torch.empty(values.shape, device="meta").stride())
+    strides[dim] = FAR
+    span = sum((n - 1) * stride for n, stride in zip(values.shape, strides, strict=True)) + 1
+    try:
+        view = torch.empty(max(span, 1), dtype=dtype, device=device).as_strided(values.shape, strides)
+    except RuntimeError as error:
+        raise MemoryError(f"{span} elements of {dtype} can not be reserved") from error
+    view.copy_(values)
+    return Placed(view, view, _bits(view).clone())
 
 
 def shares_memory(a: torch.Tensor, placed: Placed) -> bool:
