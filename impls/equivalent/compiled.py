@@ -13,8 +13,8 @@ import torch
 if not (shutil.which("g++") or shutil.which("clang++")):
     raise NotImplementedError("torch.compile needs a C++ compiler (g++ or clang++), and there is none on the PATH")
 
-import torch._dynamo  # noqa: E402
-from torch._inductor.compile_fx import compile_fx  # noqa: E402
+import torch._dynamo
+from torch._inductor.compile_fx import compile_fx
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ROUNDING = "fp32-inside"

@@ -15,6 +15,7 @@ from .machine_code import machine_code
 from .mathml import formula
 from .power import power
 from .sections import sections
+from .soundness import soundness
 from .speed import in_words, speed
 from .state import State, environment
 
@@ -77,12 +78,14 @@ def _environment() -> Environment:
 @dataclass(frozen=True)
 class Sources:
     """What the pages show beside the events, each where it is there: folders of what was measured on GPUs and of what
-    was compiled for them, the record of the kill matrix, and the file of known bugs."""
+    was compiled for them, the record of the kill matrix, the file of known bugs, and the summary of the hunt for
+    false alarms."""
 
     measured: Path | None = None
     compiled: Path | None = None
     power: Path | None = None
     known: Path | None = None
+    soundness: Path | None = None
 
 
 def _content(state: State, sources: Sources) -> dict:
@@ -108,6 +111,7 @@ def _content(state: State, sources: Sources) -> dict:
         "speed": speed(sources.measured),
         "machine_code": machine_code(sources.compiled),
         "power": power(sources.power),
+        "soundness": soundness(sources.soundness),
         "diagnoses": near_bugs,
         "known_not_read": not_read,
     }
@@ -148,7 +152,7 @@ def write(state: State, folder: Path, *, measured: Path | None = None, known: Pa
     folder.mkdir(parents=True, exist_ok=True)
     written = []
     record = folder / "power.json"
-    sources = state, measured, folder / "compile", record, known
+    sources = state, measured, folder / "compile", record, known, folder / "soundness" / "summary.json"
     pages = {"index.html": html(*sources), "power.html": power_html(state, record), "report.md": markdown(*sources),
              "report.json": as_json(state)}  # fmt: skip
     for name, text in pages.items():

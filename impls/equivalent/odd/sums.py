@@ -4,7 +4,6 @@ import torch
 
 from ._parts import BLOCK, INF, blocks_of, divide, finish, finite, merge, no_keys, row_max, state_of
 
-
 # ---------------------------------------------------------------------------------------------------- block after block
 
 def in_order(scores, v, order):
