@@ -55,7 +55,7 @@ def main(arguments: list[str] | None = None) -> int:
     if options.save_known:
         options.save_known.write_text(as_text(known_bugs(found)), encoding="utf-8")
     wrong = faults(found)
-    print(*wrong, summary(found), *[comparison(found)] * options.compare, sep="\n")
+    print(*wrong, summary(found), *([comparison(found)] if options.compare else []), sep="\n")
     print(f"{found['seconds']:g} s; {options.out}")
     return 1 if wrong else 0
 

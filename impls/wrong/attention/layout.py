@@ -145,6 +145,20 @@ def offsets_in_16_bits(q, k, v, **options):
     return _right(q, _read(k, at=lambda places: places % (2**15 // k.element_size())), v, **options)
 
 
+def heads_within_32_bits(q, k, v, **options):
+    """Where a head begins wraps around at 2^31 elements; a negative place, which would end the process, is 0 here.
+
+    Shipped: vllm#50427, flash-attention#2260, pytorch#84144.
+    Family: strides and aliasing.
+    """
+    def wrapped(x):
+        places = [max((h * x.stride(1) + 2**31) % 2**32 - 2**31, 0) + x.storage_offset() for h in range(x.shape[1])]
+        shape, strides = (x.shape[0], *x.shape[2:]), (x.stride(0), *x.stride()[2:])
+        return torch.stack([x.as_strided(shape, strides, place) for place in places], 1) if places else x
+
+    return _right(wrapped(q), wrapped(k), wrapped(v), **options)
+
+
 def one_value_comes_back_as_a_view(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):
     """With a single key that every query sees, the output is its value, and a view of it.
 
