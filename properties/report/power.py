@@ -223,11 +223,10 @@ def read_record(found: dict) -> Power:
     examples = [first[suspect.name] for suspect in wrong if suspect.name in first]
     return Power(
         examples=found["examples"], seed=found["seed"], seconds=found.get("seconds"),
-        until_killed=found["until_killed"], total=total, families=families, until_kill=median_and_95th(examples) if examples else None,
-        plain=plain_facts,
-        alive=alive, suspects=tuple(wrong), placebos=tuple(placebos), claims=_claims(found, suspects),
-        gates=tuple(gates), problems=tuple(found.get("problems") or ()), figure=survivors_plot(alive, total.n),
-        picture=picture(found, order + [PLACEBO]),
+        until_killed=found["until_killed"], total=total, families=families,
+        until_kill=median_and_95th(examples) if examples else None, plain=plain_facts, alive=alive,
+        suspects=tuple(wrong), placebos=tuple(placebos), claims=_claims(found, suspects), gates=tuple(gates),
+        problems=tuple(found.get("problems") or ()), figure=survivors_plot(alive, total.n), picture=picture(found, order + [PLACEBO]),
     )  # fmt: skip
 
 
