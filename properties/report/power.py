@@ -226,7 +226,8 @@ def read_record(found: dict) -> Power:
         until_killed=found["until_killed"], total=total, families=families,
         until_kill=median_and_95th(examples) if examples else None, plain=plain_facts, alive=alive,
         suspects=tuple(wrong), placebos=tuple(placebos), claims=_claims(found, suspects), gates=tuple(gates),
-        problems=tuple(found.get("problems") or ()), figure=survivors_plot(alive, total.n), picture=picture(found, order + [PLACEBO]),
+        problems=tuple(found.get("problems") or ()), figure=survivors_plot(alive, total.n),
+        picture=picture(found, order + [PLACEBO]),
     )  # fmt: skip
 
 
