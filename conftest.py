@@ -10,7 +10,7 @@ from pathlib import Path  # noqa: E402
 from properties.plugin import Places, add_options, register  # noqa: E402
 
 ROOT = Path(__file__).parent
-NOT_IMPLEMENTATIONS = ("wrong", "placebo", "__pycache__")
+NOT_IMPLEMENTATIONS = ("wrong", "placebo", "equivalent", "__pycache__")
 
 
 def implementations() -> dict[str, Path]:

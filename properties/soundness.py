@@ -1,12 +1,12 @@
 """False alarms: right implementations, seed after seed, until enough of their examples have been judged.
 
-    python -m properties.soundness [SPEC ...] --impl NAME|FILE ... [--slow NAME|FILE ...] [--checks N] [-- PYTEST OPTIONS]
+    python -m properties.soundness [SPEC ...] --impl FILE ... [--slow FILE ...] [--checks N] [-- PYTEST OPTIONS]
 
 Everything is summed from events, so a run that was killed goes on when it is started again: a seed whose checks all
 arrived, none of them red, is not repeated, and each start judges at least one more. The events lie in a folder of the
-judge's own: a change of what decides a verdict starts from zero, a change of a claim or of an implementation forgets the
-checks of that one. A check is an example that was really judged; unsupported and excused ones are none, and where the
-seed decides nothing (the draws are derandomized, or all that there are) it counts once.
+judge's own: a change of what decides a verdict starts from zero, a change of a claim or of an implementation forgets
+its checks. A check is an example that was really judged: unsupported and excused ones are none, and where the
+seed decides nothing (draws that are derandomized, or all that there are) one seed counts.
 """
 
 import argparse
@@ -88,7 +88,13 @@ def tally(records: list[Record]) -> Tally:
         claim, subject, run = claims[check["claim"]], subjects.get(check["implementation"]), runs[check["run"]]
         is_red = VERDICTS[check["verdict"]].family == "bad"
         red_runs |= {check["run"]} if is_red else set()
-        if subject is None or check["digest"] != {"claim": now(claim["file"]), "implementation": now(subject["file"])}:
+        if check["digest"] != {"claim": now(claim["file"]), "implementation": subject and now(subject["file"])}:
+            continue
+        if is_red:
+            red[check["id"], run["seed"]] = {key: check[key] for key in ACCUSATION} | {"seed": run["seed"]}
+        else:
+            red.pop((check["id"], run["seed"]), None)                # the same seed again
+        if subject is None:                                          # a proof, or exact values
             continue
         column = check["implementation"], check["dtype"]
         row = rows.setdefault(column, Row(*column))
@@ -100,15 +106,13 @@ def tally(records: list[Record]) -> Tally:
         seed, checks = None if once else run["seed"], check["examples"] - check["unsupported"] - check["excused"]
         counted = judged[column, check["id"]]
         counted[seed] = max(counted.get(seed, 0), checks)
-        if is_red:
-            red[check["id"], run["seed"]] = {key: check[key] for key in ACCUSATION} | {"seed": run["seed"]}
-        else:
-            red.pop((check["id"], run["seed"]), None)                # the same seed again
     for (column, _), counted in judged.items():
         rows[column].checks += sum(counted.values())
         rows[column].cells += any(counted.values())
     for accusation in red.values():
-        rows[accusation["implementation"], accusation["dtype"]].failures += 1
+        column = accusation["implementation"], accusation["dtype"]
+        if column in rows:
+            rows[column].failures += 1
     newest = max(runs, default=None)
     messages = [data for data in by_kind["problem"] if data["run"] == newest]
     plans = {data["run"]: len(data["cells"]) for data in by_kind["plan"]}
@@ -138,18 +142,18 @@ def summary(found: Tally, *, judge: str, target: int) -> dict:
 
 def table(found: Tally) -> str:
     """Checks and false alarms by implementation and dtype, in words."""
-    lines = [f"{'implementation':36} {'dtype':9} {'cells':>6} {'checks':>9} {'failures':>8} {'budget':>7} {'checks/s':>9}"]
+    lines = ["implementation                       dtype      cells    checks failures  budget checks/s"]
     for row in found.rows:
         used = "-" if row.budget_used is None else f"{100 * row.budget_used:.0f} %"
         rate = f"{row.checks / row.seconds:.0f}" if row.seconds else "-"
         lines.append(f"{row.implementation:36} {row.dtype or '-':9} {row.cells:6} {row.checks:9} {row.failures:8} "
-                     f"{used:>7} {rate:>9}")
+                     f"{used:>7} {rate:>8}")
     lines += [f"not run: {file}: {reason}" for file, reason in found.not_run.items()]
     lines += [f"problem: {problem}" for problem in found.problems]
     lines += [f"accused: {a['id']} (seed {a['seed']}): {a['verdict']}: {a['message']}" for a in found.accusations]
     failures = len(found.accusations)
-    lines.append(f"{found.checks} checks, {failures or 'no'} false alarm{'' if failures == 1 else 's'}, "
-                 f"{len(found.seeds)} seeds")
+    seeds = f"seed{'s 1 to' if len(found.seeds) > 1 else ''} {max(found.seeds, default='none')}"
+    lines.append(f"{found.checks} checks, {failures or 'no'} false alarm{'' if failures == 1 else 's'}, {seeds}")
     return "\n".join(lines)
 
 

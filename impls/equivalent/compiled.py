@@ -1,7 +1,7 @@
 """`torch.compile` of the textbook functions in ../naive.py: the same formulas, fused by inductor into C++ for the CPU.
 
-Sizes are symbols (`dynamic=True`), so one compilation serves many shapes. What could fall back to eager raises instead:
-a graph break (`fullgraph=True`), a frame compiled too often (`RECOMPILATIONS`), and a call in which no compiled code ran.
+Sizes are symbols (`dynamic=True`), so one compilation serves many shapes. Whatever falls back to eager raises:
+a graph break (`fullgraph=True`), a frame compiled too often (`RECOMPILATIONS`), a call in which no compiled code ran.
 """
 import importlib.util
 import shutil

@@ -1,6 +1,6 @@
 """False alarms: the summary of ``tox -e soundness`` in, one line per implementation out, else *not run*.
 
-The file holds ``checks``, ``target``, ``seeds``, ``rows`` (implementation, dtype, cells, checks, failures, budget_used),
+The file holds ``target``, ``seeds``, ``rows`` (implementation, dtype, cells, checks, failures, budget_used),
 ``accusations`` (id, seed, verdict, message) and ``not_run`` (reasons by file).
 """
 
@@ -39,7 +39,7 @@ def _lines(rows: list[dict]) -> list[Line]:
 
 
 def soundness(path: Path | None) -> dict:
-    """The summary's ``lines`` and totals; ``left_out`` says why a file could not be read, ``command`` what writes it."""
+    """The summary's ``lines`` and totals; ``left_out`` says why it could not be read, ``command`` what writes it."""
     nothing = {"lines": [], "dtypes": [], "left_out": "", "command": COMMAND, "accusations": [], "not_run": {}}
     if path is None or not path.is_file():
         return nothing
@@ -48,7 +48,7 @@ def soundness(path: Path | None) -> dict:
         lines = _lines(content["rows"])
         return nothing | {
             "lines": lines, "dtypes": sorted({d for line in lines for d in line.checks}, key=dtype_order),
-            "checks": sum(line.total for line in lines), "failures": sum(line.failures for line in lines),
+            "checks": sum(line.total for line in lines), "failures": len(content["accusations"]),
             "target": content["target"], "n_seeds": len(content["seeds"]),
             "accusations": content["accusations"], "not_run": dict(content["not_run"]),
         }  # fmt: skip

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+
 from properties.report.pages import html, markdown
 from properties.report.soundness import soundness
 
@@ -21,7 +22,8 @@ def write(folder, rows, accusations=(), not_run=None):
 
 @pytest.fixture
 def accused(tmp_path):
-    rows = [row("naive", "bfloat16", 30, used=0.25), row("naive", "float64", 20), row("<odd>", "float64", 7, failures=1)]
+    rows = [row("naive", "bfloat16", 30, used=0.25), row("naive", "float64", 20),
+            row("<odd>", "float64", 7, failures=1)]  # fmt: skip
     accusation = {"id": "spec/a.py::b[<odd>-float64]", "seed": 2, "implementation": "<odd>", "dtype": "float64",
                   "verdict": "unfaithful", "message": "off by <much>"}  # fmt: skip
     return write(tmp_path, rows, [accusation], {"slow.py": "there is no compiler"})
@@ -47,7 +49,7 @@ def test_both_pages_show_checks_and_accusations(realistic_state, accused):
 
 def test_without_a_false_alarm_it_says_so(realistic_state, tmp_path):
     page = html(realistic_state, None, None, None, None, write(tmp_path, [row("naive", "float64", 20)]))
-    assert "20 checks of 1\u202f000 wanted, no false alarm" in page
+    assert "20 checks of 1\u202f000 wanted, no false alarms" in page
 
 
 def test_without_a_file_it_says_not_run_and_a_broken_one_is_named(realistic_state, tmp_path):

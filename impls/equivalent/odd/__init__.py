@@ -4,8 +4,8 @@ A suite that accuses one of these is wrong itself. Every variant is a short func
 docstring is why it is equivalent, and within the rounding contract that it declares. float16 and bfloat16 inputs are
 computed in float32 and rounded once, at the end.
 
-Two kinds of functions: *rows*, scores (..., n) -> (weights, lse), and *sums*, scores (..., n) and values (..., n, Dv) ->
-(out, lse). A hidden score is -inf; without a visible score the weights and the output are 0, and lse is -inf.
+Two kinds of functions: *rows*, scores (..., n) -> (weights, lse), and *sums*, scores (..., n) and values (..., n, Dv)
+-> (out, lse). A hidden score is -inf; without a visible score the weights and the output are 0, and lse is -inf.
 """
 from functools import partial
 

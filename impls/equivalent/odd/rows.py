@@ -36,7 +36,7 @@ def base_two_of(scores2):
 def through_logs(scores):
     """exp(log p): (x - m) - log sum exp(x - m) is the logarithm of the weight, and nothing is divided.
 
-    Not exp(x - lse): lse is rounded relative to its own size, which is that of m, and the weights no longer add up to 1.
+    Not exp(x - lse): lse is rounded relative to its own size, which is that of m, and the weights then miss a sum of 1.
     """
     m = finite(row_max(scores))
     log_l = torch.log(torch.exp(scores - m).sum(-1, keepdim=True))
