@@ -19,7 +19,7 @@ from torch._inductor.compile_fx import compile_fx
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ROUNDING = "fp32-inside"
 OPERATIONS = ("softmax", "log_sum_exp", "masked_softmax", "attention", "layer_norm", "gelu", "rope")
-RECOMPILATIONS = 256      # of one function: ranks, dtypes, layouts, options, and sizes 0 and 1, which are no symbols
+RECOMPILATIONS = 1024     # of one function: ranks, dtypes, layouts, options, and sizes 0 and 1, which are no symbols
 
 torch._dynamo.config.recompile_limit = RECOMPILATIONS
 torch._dynamo.config.accumulated_recompile_limit = RECOMPILATIONS * len(OPERATIONS)

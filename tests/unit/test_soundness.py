@@ -134,3 +134,21 @@ def test_the_judge_is_its_code_without_comments(tmp_path):
     assert judge_digest(tmp_path) == first
     (tmp_path / "budgets.py").write_text("x = 2\n")
     assert judge_digest(tmp_path) != first
+
+
+def test_what_is_slow_gets_fewer_examples_and_the_first_of_ten_seeds(tmp_path):
+    launched = []
+
+    def fake(command):
+        launched.append([option for option in command if option.startswith(("--impl", "--examples", "--run-seed"))])
+        folder = tmp_path / judge_digest()
+        folder.mkdir(exist_ok=True)
+        events(folder, {}, seed=len(launched), arguments=command)                   # ten checks
+        return 0
+
+    options = ["--impl=usual", "--slow=slow", "--checks=25", "--examples=8", f"--reports={tmp_path}"]
+    assert main(options, launch=fake) == 0
+    assert [" ".join(names) for names in launched] == [
+        "--impl=usual --examples=8 --run-seed=1", "--impl=slow --examples=2 --run-seed=1",
+        "--impl=usual --examples=8 --run-seed=2"]
+    assert json.loads((tmp_path / "summary.json").read_text())["checks"] == 30
