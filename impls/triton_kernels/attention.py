@@ -32,36 +32,69 @@ from .common import (ARITHMETIC, INF, INTERPRETED, LN2, LOG2E, require, require_
                      require_number, require_offsets, require_tensor, require_whole, state_dtype, target)
 
 MAX_LENGTH = 2**30      # positions and their differences are 32-bit numbers
+WIDEST = 2048 if INTERPRETED else 1024      # bytes of a row that a product takes whole: float64 to 128 columns,
+CHUNK = 16                                  # and beyond that so many columns at a time
+
+
+@triton.jit
+def product(x, y, x_rows, y_rows, WIDTH: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr):
+    """x y^T of two tiles of rows.
+
+    x_rows and y_rows: where they come from, as (pointers to the first columns, a column of rows; which of these exist;
+    stride from column to column). If CHUNK is less than the width of the tiles, they are read again, CHUNK columns at
+    a time: all that a product needs of both is held in registers, and a GPU has too few for 256 columns of float64.
+    """
+    if CHUNK < x.shape[1]:
+        s = tl.zeros([x.shape[0], y.shape[0]], ACC)
+        for start in range(0, WIDTH, CHUNK):
+            columns = start + tl.arange(0, CHUNK)[None, :]
+            x_part = tl.load(x_rows[0] + columns * x_rows[2], mask=x_rows[1] & (columns < WIDTH), other=0.0)
+            y_part = tl.load(y_rows[0] + columns * y_rows[2], mask=y_rows[1] & (columns < WIDTH), other=0.0)
+            s = tl.dot(x_part, tl.trans(y_part), s, input_precision="ieee", out_dtype=ACC)
+    else:
+        s = tl.dot(x, tl.trans(y), input_precision="ieee", out_dtype=ACC)
+    return s
+
+
+@triton.jit
+def load_beside(pointers, real, ACC: tl.constexpr):
+    """A tile of a mask or bias, 0 where there is none.
+
+    Triton 3.6 lays out the factors of a product for the narrowest number that was loaded for them, and stops where
+    they are float64 and a mask has bytes. A sum over an axis of one number keeps those out of its sight.
+    """
+    x = tl.load(pointers, mask=real, other=0)
+    return tl.sum(x[:, :, None], 2) if ACC == tl.float64 else x
 
 
 @triton.jit
 def visit_keys(
-    state, q, k_tile, v_tile, mask, bias, first, last, rows_real, start, stop, len_k, scale,
-    BLOCK_N: tl.constexpr, EDGE: tl.constexpr,
+    state, q, q_rows, k_tile, v_tile, mask, bias, first, last, rows_real, start, stop, len_k, scale,
+    D: tl.constexpr, CHUNK: tl.constexpr, BLOCK_N: tl.constexpr, EDGE: tl.constexpr,
 ):
     """Carry the state (m, l, acc) of a block of queries over the keys start .. stop - 1.
 
-    k_tile and v_tile: (pointer of the head, offsets and existing columns of its first block, stride from key to key);
+    q_rows: where q comes from, as `product` takes it; k_tile and v_tile: what `first_tile` returns;
     mask and bias: None, or (pointers to the first key of every query, stride from key to key). Without EDGE, every
     query sees every one of these keys as far as first and last are concerned, and there are whole blocks of them.
     """
     m, l, acc = state
-    k_ptr, k_offsets, k_columns, k_step = k_tile
-    v_ptr, v_offsets, v_columns, v_step = v_tile
+    k_ptr, k_offsets, k_columns, k_step, k_column_step = k_tile
+    v_ptr, v_offsets, v_columns, v_step, _ = v_tile
     block = tl.arange(0, BLOCK_N)
     # float32 and float64 leave tensor cores aside, and q, once read for every key, would fill the registers
     for start_n in tl.range(start, stop, BLOCK_N, disable_licm=q.dtype.primitive_bitwidth > 16):
-        keys = (start_n + block)[None, :]
+        keys, in_time = (start_n + block)[None, :], (start_n + block)[:, None] < len_k
         k_real, v_real, s_real = k_columns, v_columns, rows_real
         if EDGE:
-            in_time = (start_n + block)[:, None] < len_k
             k_real, v_real, s_real = k_columns & in_time, v_columns & in_time, rows_real & (keys < len_k)
         k = tl.load(k_ptr + (k_offsets + start_n * k_step), mask=k_real, other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=acc.dtype) * scale
+        k_rows = k_ptr + (start_n + block)[:, None] * k_step, in_time, k_column_step
+        s = product(q, k, q_rows, k_rows, D, CHUNK, acc.dtype) * scale
         if bias is not None:
-            s += tl.load(bias[0] + keys * bias[1], mask=s_real, other=0.0).to(acc.dtype) * LOG2E
+            s += load_beside(bias[0] + keys * bias[1], s_real, acc.dtype).to(acc.dtype) * LOG2E
         if mask is not None:
-            s = tl.where(tl.load(mask[0] + keys * mask[1], mask=s_real, other=0) != 0, s, -INF)
+            s = tl.where(load_beside(mask[0] + keys * mask[1], s_real, acc.dtype) != 0, s, -INF)
         if EDGE:
             s = tl.where((first <= keys) & (keys <= last), s, -INF)
 
@@ -78,9 +111,10 @@ def visit_keys(
 
 @triton.jit
 def first_tile(ptr, strides, WIDTH: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_WIDTH: tl.constexpr):
-    """How `visit_keys` is told about the keys or values of one head; strides over (key, column)."""
+    """(Pointer of a head, offsets and existing columns of its first block, strides from row to row and from column to
+    column); strides over (row, column)."""
     keys, columns = tl.arange(0, BLOCK_N)[:, None], tl.arange(0, BLOCK_WIDTH)[None, :]
-    return ptr, keys * strides[0] + columns * strides[1], columns < WIDTH, strides[0]
+    return ptr, keys * strides[0] + columns * strides[1], columns < WIDTH, strides[0], strides[1]
 
 
 @triton.jit
@@ -94,7 +128,7 @@ def attention_kernel(
     q_ptr, k_ptr, v_ptr, mask_ptr, bias_ptr, out_ptr, lse_ptr, q_strides, k_strides, v_strides, mask_strides,
     bias_strides, n_heads, group, len_q, len_k, window, scale_log2: tl.float64, CAUSAL: tl.constexpr,
     WINDOW: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of queries, query head, batch entry). Strides: (batch, head, row, column). WINDOW needs CAUSAL."""
     start_m = tl.program_id(0) * BLOCK_M
@@ -110,6 +144,7 @@ def attention_kernel(
     rows_real = rows[:, None] < len_q
     q = tl.load(q_ptr + (rows[:, None] * q_strides[2] + d[None, :] * q_strides[3]),
                 mask=rows_real & (d[None, :] < D), other=0.0)
+    q_rows = q_ptr + rows[:, None] * q_strides[2], rows_real, q_strides[3]
     scale = scale_log2.to(ACC)
     mask, bias, rows64 = None, None, rows[:, None].to(tl.int64)
     if mask_ptr is not None:
@@ -132,12 +167,12 @@ def attention_kernel(
 
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
     if WINDOW:
-        state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
-                           start, tl.minimum(body_start, stop), len_k, scale, BLOCK_N, EDGE=True)
-    state = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
-                       body_start, body_stop, len_k, scale, BLOCK_N, EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, mask, bias, first, last, rows_real,
-                           tl.maximum(body_start, body_stop), stop, len_k, scale, BLOCK_N, EDGE=True)
+        state = visit_keys(state, q, q_rows, k_tile, v_tile, mask, bias, first, last, rows_real,
+                           start, tl.minimum(body_start, stop), len_k, scale, D, CHUNK, BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, q_rows, k_tile, v_tile, mask, bias, first, last, rows_real,
+                       body_start, body_stop, len_k, scale, D, CHUNK, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, q_rows, k_tile, v_tile, mask, bias, first, last, rows_real,
+                           tl.maximum(body_start, body_stop), stop, len_k, scale, D, CHUNK, BLOCK_N, EDGE=True)
 
     dv = tl.arange(0, BLOCK_DV)
     out = acc / tl.where(l == 0, 1.0, l)[:, None]
@@ -206,6 +241,11 @@ def expand_scores(name, x, q, k):
     return x
 
 
+def chunk(x, width):
+    """How many of the `width` columns of a tile of x enter a product at a time."""
+    return CHUNK if width * x.element_size() > WIDEST else width
+
+
 def block_sizes(len_q, q, v, masked=False):
     """Tile sizes and warps as keyword arguments of the launch.
 
@@ -228,8 +268,8 @@ def block_sizes(len_q, q, v, masked=False):
     else:
         m, n, n_warps, n_stages = (64, 32, 8, 1) if masked or target() == "sm_80" else (128, 64, 8, 2)
     m = min(m, max(triton.next_power_of_2(len_q), 16))
-    return dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, num_warps=4 if half and m < 64 else n_warps,
-                num_stages=n_stages)
+    return dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, CHUNK=chunk(q, d),
+                num_warps=4 if half and m < 64 else n_warps, num_stages=n_stages)
 
 
 def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=None):

@@ -20,26 +20,24 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import check_qkv, check_scores, expand_scores, first_tile
+from .attention import check_qkv, check_scores, chunk, expand_scores, first_tile, load_beside, product
 from .common import (
     ARITHMETIC, INF, INTERPRETED, LOG2E, require, require_device, require_floats, require_offsets, require_tensor,
     state_dtype, target)
 
 
 @triton.jit
-def weights_and_gradient(q, k, v, dout, lse, delta, last, keys, mask_pointers, real, scale, EDGE: tl.constexpr):
-    """P and dS of one tile of queries x keys, in the precision of lse; lse is in units of log 2, columns are (M, 1).
+def weights_and_gradient(s, dp, lse, delta, last, keys, mask_pointers, real, EDGE: tl.constexpr):
+    """P and dS from S and dP of one tile of queries x keys; S and lse are in units of log 2, columns are (M, 1).
 
-    With q and k exchanged, v and dout exchanged, and rows (1, M) instead of columns: their transposes, keys x queries.
+    From the transposes of S and dP, and with rows (1, M) instead of columns: their transposes, keys x queries.
     """
-    s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=lse.dtype) * scale
     p = tl.exp2(s - lse)
-    dp = tl.dot(dout, tl.trans(v), input_precision="ieee", out_dtype=lse.dtype)
     ds = p * (dp - delta)
     if EDGE:
         p, ds = tl.where(keys <= last, p, 0.0), tl.where(keys <= last, ds, 0.0)
     if mask_pointers is not None:
-        keep = tl.load(mask_pointers, mask=real, other=0) != 0
+        keep = load_beside(mask_pointers, real, lse.dtype) != 0
         p, ds = tl.where(keep, p, 0.0), tl.where(keep, ds, 0.0)
     return p, ds
 
@@ -56,27 +54,29 @@ def dq_kernel(
     q_ptr, k_ptr, v_ptr, out_ptr, dout_ptr, mask_ptr, lse_ptr, delta_ptr, dq_ptr, q_strides, k_strides, v_strides,
     out_strides, dout_strides, mask_strides, n_heads, group, len_q, len_k, scale: tl.float64, scale_log2: tl.float64,
     CAUSAL: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of queries, query head, batch entry): delta, stored for the other kernel, and dQ."""
     start_m = tl.program_id(0) * BLOCK_M
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     rows, block = start_m + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_N)
     rows_real = rows[:, None] < len_q
-    q_ptr, q_tile, q_columns, q_step = first_tile(
+    q_ptr, q_tile, q_columns, q_step, q_column_step = first_tile(
         q_ptr + batch * q_strides[0] + head * q_strides[1], q_strides[2:], D, BLOCK_M, BLOCK_D)
-    out_ptr, out_tile, out_columns, out_step = first_tile(
+    out_ptr, out_tile, out_columns, out_step, _ = first_tile(
         out_ptr + batch * out_strides[0] + head * out_strides[1], out_strides[2:], DV, BLOCK_M, BLOCK_DV)
-    dout_ptr, dout_tile, _, dout_step = first_tile(
+    dout_ptr, dout_tile, _, dout_step, dout_column_step = first_tile(
         dout_ptr + batch * dout_strides[0] + head * dout_strides[1], dout_strides[2:], DV, BLOCK_M, BLOCK_DV)
-    k_ptr, k_tile, k_columns, k_step = first_tile(
+    k_ptr, k_tile, k_columns, k_step, k_column_step = first_tile(
         k_ptr + batch * k_strides[0] + head // group * k_strides[1], k_strides[2:], D, BLOCK_N, BLOCK_D)
-    v_ptr, v_tile, v_columns, v_step = first_tile(
+    v_ptr, v_tile, v_columns, v_step, v_column_step = first_tile(
         v_ptr + batch * v_strides[0] + head // group * v_strides[1], v_strides[2:], DV, BLOCK_N, BLOCK_DV)
 
     q = tl.load(q_ptr + (q_tile + start_m * q_step), mask=rows_real & q_columns, other=0.0)
     out = tl.load(out_ptr + (out_tile + start_m * out_step), mask=rows_real & out_columns, other=0.0)
     dout = tl.load(dout_ptr + (dout_tile + start_m * dout_step), mask=rows_real & out_columns, other=0.0)
+    q_rows = q_ptr + rows[:, None] * q_step, rows_real, q_column_step
+    dout_rows = dout_ptr + rows[:, None] * dout_step, rows_real, dout_column_step
     delta = tl.sum(out.to(ACC) * dout.to(ACC), 1)
     states = (batch * n_heads + head) * len_q + rows
     tl.store(delta_ptr + states, delta, mask=rows < len_q)
@@ -102,8 +102,12 @@ def dq_kernel(
             mask_pointers = None
             if mask_ptr is not None:
                 mask_pointers = mask_rows + keys * mask_strides[3]
-            p, ds = weights_and_gradient(q, k, v, dout, lse, delta, last, keys, mask_pointers,
-                                         rows_real & (keys < len_k), scale_log2.to(ACC), EDGE=edge)
+            k_rows = k_ptr + (start_n + block)[:, None] * k_step, in_time, k_column_step
+            v_rows = v_ptr + (start_n + block)[:, None] * v_step, in_time, v_column_step
+            s = product(q, k, q_rows, k_rows, D, CHUNK, ACC) * scale_log2.to(ACC)
+            dp = product(dout, v, dout_rows, v_rows, DV, CHUNK_V, ACC)
+            p, ds = weights_and_gradient(s, dp, lse, delta, last, keys, mask_pointers, rows_real & (keys < len_k),
+                                         EDGE=edge)
             dq = tl.dot(ds.to(k.dtype), k, dq, input_precision="ieee", out_dtype=ACC)
     dq_ptr += (batch * n_heads + head) * len_q * D
     d = tl.arange(0, BLOCK_D)
@@ -116,19 +120,21 @@ def dk_dv_kernel(
     q_ptr, k_ptr, v_ptr, dout_ptr, mask_ptr, lse_ptr, delta_ptr, dk_ptr, dv_ptr, q_strides, k_strides, v_strides,
     dout_strides, mask_strides, n_kv_heads, group, len_q, len_k, scale: tl.float64, scale_log2: tl.float64,
     CAUSAL: tl.constexpr, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, CHUNK: tl.constexpr, CHUNK_V: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of keys, KV head, batch entry): dK and dV, summed over the queries of all heads of the group."""
     start_n = tl.program_id(0) * BLOCK_N
     kv_head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
     block, keys = tl.arange(0, BLOCK_M), start_n + tl.arange(0, BLOCK_N)
     keys_real = keys[:, None] < len_k
-    k_ptr, k_tile, k_columns, k_step = first_tile(
+    k_ptr, k_tile, k_columns, k_step, k_column_step = first_tile(
         k_ptr + batch * k_strides[0] + kv_head * k_strides[1], k_strides[2:], D, BLOCK_N, BLOCK_D)
-    v_ptr, v_tile, v_columns, v_step = first_tile(
+    v_ptr, v_tile, v_columns, v_step, v_column_step = first_tile(
         v_ptr + batch * v_strides[0] + kv_head * v_strides[1], v_strides[2:], DV, BLOCK_N, BLOCK_DV)
     k = tl.load(k_ptr + (k_tile + start_n * k_step), mask=k_columns & keys_real, other=0.0)
     v = tl.load(v_ptr + (v_tile + start_n * v_step), mask=v_columns & keys_real, other=0.0)
+    k_rows = k_ptr + keys[:, None] * k_step, keys_real, k_column_step
+    v_rows = v_ptr + keys[:, None] * v_step, keys_real, v_column_step
 
     # query i sees key j if j <= i + Lk - Lq: the first that sees any key here, and the first from which on all see all
     edge_start, edge_stop = 0, 0
@@ -139,9 +145,9 @@ def dk_dv_kernel(
     dk, dv = tl.zeros([BLOCK_N, BLOCK_D], ACC), tl.zeros([BLOCK_N, BLOCK_DV], ACC)
     for member in range(0, group):
         head = kv_head * group + member
-        q_head, q_tile, q_columns, q_step = first_tile(
+        q_head, q_tile, q_columns, q_step, q_column_step = first_tile(
             q_ptr + batch * q_strides[0] + head * q_strides[1], q_strides[2:], D, BLOCK_M, BLOCK_D)
-        dout_head, dout_tile, dout_columns, dout_step = first_tile(
+        dout_head, dout_tile, dout_columns, dout_step, dout_column_step = first_tile(
             dout_ptr + batch * dout_strides[0] + head * dout_strides[1], dout_strides[2:], DV, BLOCK_M, BLOCK_DV)
         states = (batch * n_kv_heads * group + head) * len_q
         for edge in tl.static_range(2 if CAUSAL else 1):
@@ -159,9 +165,14 @@ def dk_dv_kernel(
                 if mask_ptr is not None:
                     mask_pointers = (mask_ptr + batch * mask_strides[0] + head * mask_strides[1]
                                      + rows[None, :].to(tl.int64) * mask_strides[2] + keys[:, None] * mask_strides[3])
-                p, ds = weights_and_gradient(       # transposed: so both are first factors below, out of registers
-                    k, q, dout, v, lse, delta, rows[None, :] + (len_k - len_q), keys[:, None], mask_pointers,
-                    keys_real & (rows[None, :] < len_q), scale_log2.to(ACC), EDGE=edge)
+                q_rows = q_head + rows[:, None] * q_step, rows_real, q_column_step
+                dout_rows = dout_head + rows[:, None] * dout_step, rows_real, dout_column_step
+                # transposed: so both are first factors below, out of registers
+                s = product(k, q, k_rows, q_rows, D, CHUNK, ACC) * scale_log2.to(ACC)
+                dp = product(v, dout, v_rows, dout_rows, DV, CHUNK_V, ACC)
+                p, ds = weights_and_gradient(
+                    s, dp, lse, delta, rows[None, :] + (len_k - len_q), keys[:, None], mask_pointers,
+                    keys_real & (rows[None, :] < len_q), EDGE=edge)
                 dv = tl.dot(p.to(dout.dtype), dout, dv, input_precision="ieee", out_dtype=ACC)
                 dk = tl.dot(ds.to(q.dtype), q, dk, input_precision="ieee", out_dtype=ACC)
 
@@ -173,27 +184,32 @@ def dk_dv_kernel(
              mask=keys_real & v_columns)
 
 
-def _block_sizes(q, v):
+def _block_sizes(q, v, masked=False):
     """Tile sizes and warps of the two kernels, first of dQ, then of dK and dV.
 
     dK and dV are two accumulators where dQ is one, so their tile has to be smaller; and the whole of it has to fit the
-    registers, of which the targets and their compilers make different use: `tox -e compile` tells.
+    registers, of which the targets and their compilers make different use: `tox -e compile` tells. On sm_90 there are
+    some left to load the next tile ahead, unless a mask takes them or there is no next one.
     """
     d, dv = (max(triton.next_power_of_2(x.shape[3]), 16) for x in (q, v))
     wide = max(d, dv)
     if INTERPRETED:
         of_queries = of_keys = (32, 32, 4, 2)
+    elif q.element_size() > 2 and target() == "gfx942":
+        of_queries = of_keys = (32, 32, 8, 1) if q.element_size() * wide <= 256 else (16, 16, 4, 1)
     elif q.element_size() > 2:
-        n_warps = 4 if target() == "gfx942" else 8
-        of_queries = of_keys = (32, 32, 8, 1) if q.element_size() * wide <= 256 else (16, 16, n_warps, 1)
+        of_queries = of_keys = (32, 32, 8, 1)
+        if q.element_size() * wide > 256:
+            of_queries, of_keys = (16, 16, 8, 2), (16, 16, 8, 2 if wide > 128 else 1)
     elif target() == "gfx942":
         of_queries = of_keys = (32, 64, 4, 1) if wide <= 128 else (16, 32, 4, 1)
     elif wide <= 128:
-        of_queries, of_keys = (64, 64, 8, 2), (32, 64, 8, 2 if target() == "sm_90" else 1)
+        ahead = target() == "sm_90" and q.shape[2] > 32 and not masked
+        of_queries, of_keys = (64, 64, 8, 2), (32, 64, 8, 2 if ahead else 1)
     else:
         of_queries = of_keys = (32, 32, 8, 1)
-    return tuple(dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, num_warps=n_warps, num_stages=n_stages)
-                 for m, n, n_warps, n_stages in (of_queries, of_keys))
+    return tuple(dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, CHUNK=chunk(q, d), CHUNK_V=chunk(v, dv),
+                      num_warps=n_warps, num_stages=n_stages) for m, n, n_warps, n_stages in (of_queries, of_keys))
 
 
 def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
@@ -222,7 +238,7 @@ def attention_backward(q, k, v, out, lse, dout, causal=False, mask=None, scale=N
     dq, dk, dv = (new(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v))
     if pairs:
         lse = lse.to(state_dtype(q)).contiguous()
-        delta, (of_queries, of_keys) = torch.empty_like(lse), _block_sizes(q, v)
+        delta, (of_queries, of_keys) = torch.empty_like(lse), _block_sizes(q, v, mask is not None)
         mask_strides = (0, 0, 0, 0) if mask is None else mask.stride()
         group, scales = n_heads // n_kv_heads, (scale, scale * LOG2E.value)
         constants = dict(CAUSAL=bool(causal), D=dim, DV=dim_v, ACC=ARITHMETIC[q.dtype])

@@ -33,15 +33,16 @@ def append_kernel(new_ptr, cache_ptr, lens_ptr, new_strides, cache_strides, n_kv
 def decode_kernel(
     q_ptr, k_ptr, v_ptr, lens_ptr, out_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, n_new,
     scale_log2: tl.float64, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of rows, batch entry and KV head); row r is new query r % n_new of the group's head r // n_new."""
     batch, kv_head = (tl.program_id(1) // n_kv_heads).to(tl.int64), (tl.program_id(1) % n_kv_heads).to(tl.int64)
     rows, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     heads, queries = kv_head * group + rows // n_new, rows % n_new
     real = (rows < group * n_new)[:, None]
-    q_rows = q_ptr + batch * q_strides[0] + heads * q_strides[1] + queries * q_strides[2]
-    q = tl.load(q_rows[:, None] + d[None, :] * q_strides[3], mask=real & (d[None, :] < D), other=0.0)
+    q_rows = (q_ptr + batch * q_strides[0] + heads * q_strides[1] + queries * q_strides[2])[:, None]
+    q = tl.load(q_rows + d[None, :] * q_strides[3], mask=real & (d[None, :] < D), other=0.0)
+    q_rows = q_rows, real, q_strides[3]
     k_tile = first_tile(k_ptr + batch * k_strides[0] + kv_head * k_strides[1], k_strides[2:], D, BLOCK_N, BLOCK_D)
     v_tile = first_tile(v_ptr + batch * v_strides[0] + kv_head * v_strides[1], v_strides[2:], DV, BLOCK_N, BLOCK_DV)
 
@@ -49,10 +50,10 @@ def decode_kernel(
     last, stop = held + queries[:, None], held + n_new      # new query t sees the keys up to its own, row held + t
     body_stop = (held + 1) // BLOCK_N * BLOCK_N
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
-    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real,
-                       0, body_stop, stop, scale_log2.to(ACC), BLOCK_N, EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, last, real,
-                           body_stop, stop, stop, scale_log2.to(ACC), BLOCK_N, EDGE=True)
+    state = visit_keys(state, q, q_rows, k_tile, v_tile, None, None, 0, last, real,
+                       0, body_stop, stop, scale_log2.to(ACC), D, CHUNK, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, q_rows, k_tile, v_tile, None, None, 0, last, real,
+                           body_stop, stop, stop, scale_log2.to(ACC), D, CHUNK, BLOCK_N, EDGE=True)
     out_rows = (batch * n_kv_heads + kv_head) * group * n_new + rows
     dv = tl.arange(0, BLOCK_DV)[None, :]
     out = acc / l[:, None]

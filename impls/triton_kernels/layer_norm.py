@@ -1,9 +1,10 @@
-"""Layer norm over the last dim and its gradients: every row is read once, and stays in registers.
+"""Layer norm over the last dim and its gradients: a row is read once and stays in registers, if they hold it.
 
     y = x_hat * weight + bias,    x_hat = (x - mean) rstd,    rstd = 1 / sqrt(var + eps),    var = mean((x - mean)^2)
 
 (Ba, Kiros and Hinton 2016.) As the row stays in registers, the variance can be taken of the centred values: the
-one-pass formula E[x^2] - mean^2 cancels when the mean is large, and can come out negative.
+one-pass formula E[x^2] - mean^2 cancels when the mean is large, and can come out negative. A row that is too long for
+the registers of one program is walked over in tiles, and read for the mean, again for the variance, and again for y.
 
 Backward. Mean and variance depend on the whole row, which takes two directions out of the gradient: with g = dy weight
 
@@ -16,16 +17,28 @@ rows, keeps its sums in registers and stores them once, to its own row of a buff
 the rows of that buffer from first to last. How many programs there are depends on the shapes alone.
 
 Statistics are recomputed from x: it has to be read for x_hat anyway, and two sums cost less than a pass of their own.
+Of rows too long for that, a kernel in front stores the four sums that dx takes from the whole row; then each program
+has a block of columns of its rows.
 """
 
 import torch
 import triton
 import triton.language as tl
 
-from .common import ARITHMETIC, INTERPRETED, require, require_floats, require_number, rows_per_program, warps
+from .common import (ARITHMETIC, INTERPRETED, require, require_floats, require_number, rows_per_program, state_dtype,
+                     warps)
 
-MAX_COLUMNS = 65536                         # a row beyond that does not fit the registers of one program
+# Bytes of a row that one program keeps in its registers; backward, it has two rows there and two sums.
+TILE = 65536 * 4 if INTERPRETED else 16384 * 4
+BACKWARD_TILE = 65536 * 4 if INTERPRETED else 8192 * 4
 PROGRAMS = 2 if INTERPRETED else 256        # that sum dw and db, at most; the interpreter takes few, but some
+
+
+@triton.jit
+def block_of(start, rows, n_rows, n_columns, BLOCK_COLUMNS: tl.constexpr):
+    """The columns of a tile of rows from `start` on, and which of its elements exist."""
+    columns = start + tl.arange(0, BLOCK_COLUMNS)
+    return columns, (rows[:, None] < n_rows) & (columns[None, :] < n_columns)
 
 
 @triton.jit
@@ -37,50 +50,124 @@ def load_rows(x_ptr, rows, columns, here, x_strides, ACC: tl.constexpr):
 
 @triton.jit
 def normalise(x, here, n_columns, eps):
-    """x_hat and rstd of every row of a tile; x_hat is 0 where the matrix has no such row or column."""
+    """x_hat and rstd (a column) of the rows of a tile; x_hat is 0 where the matrix has no such row or column."""
     mean = tl.sum(x, 1) / n_columns
     centred = tl.where(here, x - mean[:, None], 0.0)
     variance = tl.sum(centred * centred, 1) / n_columns
-    rstd = 1.0 / tl.sqrt(variance + eps.to(x.dtype))
+    rstd = (1.0 / tl.sqrt(variance + eps.to(x.dtype)))[:, None]
     # A row that does not exist has variance 0: with eps = 0 it would be 0 times infinity.
-    return tl.where(here, centred * rstd[:, None], 0.0), rstd
+    return tl.where(here, centred * rstd, 0.0), rstd
+
+
+@triton.jit
+def load_parameter(ptr, columns, n_columns, stride, ACC: tl.constexpr):
+    """A tile of weight or bias, as one row."""
+    return tl.load(ptr + columns.to(tl.int64) * stride, mask=columns < n_columns, other=0.0).to(ACC)[None, :]
+
+
+@triton.jit
+def mean_and_rstd(x_ptr, rows, n_rows, n_columns, x_strides, eps, ACC: tl.constexpr,
+                  BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr):
+    """Of rows of several tiles, as columns. The second walk is for the variance, which is that of centred values."""
+    total, squares = tl.zeros([BLOCK_ROWS], ACC), tl.zeros([BLOCK_ROWS], ACC)
+    for start in range(0, n_columns, BLOCK_COLUMNS):
+        columns, here = block_of(start, rows, n_rows, n_columns, BLOCK_COLUMNS)
+        total += tl.sum(load_rows(x_ptr, rows, columns, here, x_strides, ACC), 1)
+    mean = (total / n_columns)[:, None]
+    for start in range(0, n_columns, BLOCK_COLUMNS):
+        columns, here = block_of(start, rows, n_rows, n_columns, BLOCK_COLUMNS)
+        centred = tl.where(here, load_rows(x_ptr, rows, columns, here, x_strides, ACC) - mean, 0.0)
+        squares += tl.sum(centred * centred, 1)
+    return mean, (1.0 / tl.sqrt(squares / n_columns + eps.to(ACC)))[:, None]
+
+
+@triton.jit
+def store_scaled(x_hat, rows, columns, here, weight_ptr, bias_ptr, y_ptr, n_columns, weight_stride, bias_stride,
+                 ACC: tl.constexpr):
+    y = (x_hat * load_parameter(weight_ptr, columns, n_columns, weight_stride, ACC)
+         + load_parameter(bias_ptr, columns, n_columns, bias_stride, ACC))
+    tl.store(y_ptr + rows[:, None] * n_columns + columns[None, :], y.to(y_ptr.dtype.element_ty), mask=here)
 
 
 @triton.jit
 def layer_norm_kernel(
     x_ptr, weight_ptr, bias_ptr, y_ptr, n_rows, n_columns, x_strides, weight_stride, bias_stride, eps: tl.float64,
+    ACC: tl.constexpr, WHOLE: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+):
+    """WHOLE: a tile holds whole rows. Else they are walked over in tiles."""
+    rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    if WHOLE:
+        columns, here = block_of(0, rows, n_rows, n_columns, BLOCK_COLUMNS)
+        x_hat, _ = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
+        store_scaled(x_hat, rows, columns, here, weight_ptr, bias_ptr, y_ptr, n_columns, weight_stride, bias_stride,
+                     ACC)
+    else:
+        mean, rstd = mean_and_rstd(x_ptr, rows, n_rows, n_columns, x_strides, eps, ACC, BLOCK_ROWS, BLOCK_COLUMNS)
+        for start in range(0, n_columns, BLOCK_COLUMNS):
+            columns, here = block_of(start, rows, n_rows, n_columns, BLOCK_COLUMNS)
+            x_hat = (load_rows(x_ptr, rows, columns, here, x_strides, ACC) - mean) * rstd
+            store_scaled(x_hat, rows, columns, here, weight_ptr, bias_ptr, y_ptr, n_columns, weight_stride,
+                         bias_stride, ACC)
+
+
+@triton.jit
+def row_sums_kernel(
+    x_ptr, weight_ptr, dy_ptr, sums_ptr, n_rows, n_columns, x_strides, weight_stride, dy_strides, eps: tl.float64,
     ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):
+    """Of rows of several tiles, into the four rows of a matrix: mean, rstd, mean(g) and mean(g x_hat)."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
-    columns = tl.arange(0, BLOCK_COLUMNS)
-    real = columns < n_columns
-    here = (rows[:, None] < n_rows) & real[None, :]
-    x_hat, _ = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
-    weight = tl.load(weight_ptr + columns.to(tl.int64) * weight_stride, mask=real, other=0.0).to(ACC)
-    bias = tl.load(bias_ptr + columns.to(tl.int64) * bias_stride, mask=real, other=0.0).to(ACC)
-    y = x_hat * weight[None, :] + bias[None, :]
-    tl.store(y_ptr + rows[:, None] * n_columns + columns[None, :], y.to(y_ptr.dtype.element_ty), mask=here)
+    mean, rstd = mean_and_rstd(x_ptr, rows, n_rows, n_columns, x_strides, eps, ACC, BLOCK_ROWS, BLOCK_COLUMNS)
+    sum_g, sum_gx = tl.zeros([BLOCK_ROWS, 1], ACC), tl.zeros([BLOCK_ROWS, 1], ACC)
+    for start in range(0, n_columns, BLOCK_COLUMNS):
+        columns, here = block_of(start, rows, n_rows, n_columns, BLOCK_COLUMNS)
+        g = (load_rows(dy_ptr, rows, columns, here, dy_strides, ACC)
+             * load_parameter(weight_ptr, columns, n_columns, weight_stride, ACC))
+        x = load_rows(x_ptr, rows, columns, here, x_strides, ACC)
+        sum_g += tl.sum(g, 1)[:, None]
+        sum_gx += tl.sum(g * ((x - mean) * rstd), 1)[:, None]
+    sums, real = sums_ptr + rows[:, None], rows[:, None] < n_rows
+    tl.store(sums, mean, mask=real)
+    tl.store(sums + n_rows, rstd, mask=real)
+    tl.store(sums + 2 * n_rows, sum_g / n_columns, mask=real)
+    tl.store(sums + 3 * n_rows, sum_gx / n_columns, mask=real)
+
+
+@triton.jit
+def load_sums(sums_ptr, rows, n_rows):
+    """What `row_sums_kernel` stored of these rows, as columns."""
+    sums, real = sums_ptr + rows[:, None], rows[:, None] < n_rows
+    return (tl.load(sums, mask=real, other=0.0), tl.load(sums + n_rows, mask=real, other=0.0),
+            tl.load(sums + 2 * n_rows, mask=real, other=0.0), tl.load(sums + 3 * n_rows, mask=real, other=0.0))
 
 
 @triton.jit
 def layer_norm_backward_kernel(
-    x_ptr, weight_ptr, dy_ptr, dx_ptr, dw_parts_ptr, db_parts_ptr, n_rows, n_columns, x_strides, weight_stride,
-    dy_strides, eps: tl.float64, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
+    x_ptr, weight_ptr, dy_ptr, sums_ptr, dx_ptr, dw_parts_ptr, db_parts_ptr, n_rows, n_columns, x_strides,
+    weight_stride, dy_strides, eps: tl.float64, ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr,
+    BLOCK_COLUMNS: tl.constexpr,
 ):
-    """dx of this program's rows, and what they add to dw and db: every n_programs-th tile from the program_id-th on."""
-    program, n_programs = tl.program_id(0).to(tl.int64), tl.num_programs(0)
-    columns = tl.arange(0, BLOCK_COLUMNS)
+    """Program (block of columns, every n_programs-th tile of rows): dx, and what these rows add to dw and db.
+
+    Without sums_ptr, a tile holds whole rows.
+    """
+    program, n_programs = tl.program_id(1).to(tl.int64), tl.num_programs(1)
+    columns = tl.program_id(0) * BLOCK_COLUMNS + tl.arange(0, BLOCK_COLUMNS)
     real = columns < n_columns
-    weight = tl.load(weight_ptr + columns.to(tl.int64) * weight_stride, mask=real, other=0.0).to(ACC)
+    weight = load_parameter(weight_ptr, columns, n_columns, weight_stride, ACC)
     dw, db = tl.zeros([BLOCK_COLUMNS], ACC), tl.zeros([BLOCK_COLUMNS], ACC)
     for start in range(program * BLOCK_ROWS, n_rows, n_programs * BLOCK_ROWS):
         rows = start + tl.arange(0, BLOCK_ROWS).to(tl.int64)
         here = (rows[:, None] < n_rows) & real[None, :]
         dy = load_rows(dy_ptr, rows, columns, here, dy_strides, ACC)
-        x_hat, rstd = normalise(load_rows(x_ptr, rows, columns, here, x_strides, ACC), here, n_columns, eps)
-        g = dy * weight[None, :]
-        mean_g, mean_gx = tl.sum(g, 1) / n_columns, tl.sum(g * x_hat, 1) / n_columns
-        dx = rstd[:, None] * (g - mean_g[:, None] - x_hat * mean_gx[:, None])
+        x, g = load_rows(x_ptr, rows, columns, here, x_strides, ACC), dy * weight
+        if sums_ptr is None:
+            x_hat, rstd = normalise(x, here, n_columns, eps)
+            mean_g, mean_gx = (tl.sum(g, 1) / n_columns)[:, None], (tl.sum(g * x_hat, 1) / n_columns)[:, None]
+        else:
+            mean, rstd, mean_g, mean_gx = load_sums(sums_ptr, rows, n_rows)
+            x_hat = (x - mean) * rstd
+        dx = rstd * (g - mean_g - x_hat * mean_gx)
         tl.store(dx_ptr + rows[:, None] * n_columns + columns[None, :], dx.to(dx_ptr.dtype.element_ty), mask=here)
         dw += tl.sum(dy * x_hat, 0)
         db += tl.sum(dy, 0)
@@ -116,14 +203,14 @@ def _check(x, eps, **parameters):
                 f"{name} must be {tuple(expected)} beside x {tuple(x.shape)}, got {tuple(w.shape)}")
     require_number("eps", eps)
     require(eps >= 0, f"eps must not be negative, got {eps}")
-    if x.shape[-1] > MAX_COLUMNS:
-        raise NotImplementedError(f"x has rows of {x.shape[-1]}; a tile holds at most {MAX_COLUMNS}")
 
 
-def _tile(n_rows, n_columns, registers=1):
+def _tile(n_rows, n_columns, longest, registers=1):
     """Rows and columns of a tile whose elements take so many registers, and its warps, as the kernels name them."""
-    block_rows, block_columns = rows_per_program(n_rows, n_columns * registers), triton.next_power_of_2(n_columns)
-    return {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns, "num_warps": warps(block_rows * block_columns)}
+    block_columns = min(triton.next_power_of_2(n_columns), longest)
+    block_rows = rows_per_program(n_rows, block_columns * registers)
+    return {"BLOCK_ROWS": block_rows, "BLOCK_COLUMNS": block_columns,
+            "num_warps": warps(block_rows * block_columns * registers)}
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
@@ -135,10 +222,10 @@ def layer_norm(x, weight, bias, eps=1e-5):
     y = torch.empty(x.shape, dtype=x.dtype, device=x.device)
     if x.numel():
         rows = x.reshape(-1, x.shape[-1])
-        tile = _tile(*rows.shape)
+        tile = _tile(*rows.shape, TILE // state_dtype(x).itemsize)
         layer_norm_kernel[(triton.cdiv(len(rows), tile["BLOCK_ROWS"]),)](
             rows, weight, bias, y, *rows.shape, rows.stride(), weight.stride(0), bias.stride(0), float(eps),
-            ACC=ARITHMETIC[x.dtype], **tile)
+            ACC=ARITHMETIC[x.dtype], WHOLE=rows.shape[1] <= tile["BLOCK_COLUMNS"], **tile)
     return y
 
 
@@ -153,14 +240,19 @@ def layer_norm_backward(x, weight, dy, eps=1e-5):
     if x.numel():
         rows, dy_rows, acc = x.reshape(-1, x.shape[-1]), dy.reshape(-1, x.shape[-1]), ARITHMETIC[x.dtype]
         n_rows, n_columns = rows.shape
+        wide = state_dtype(x)
         # Small enough that no program is idle, and that the row, dy and their products fit the registers.
-        tile = _tile(triton.cdiv(n_rows, 2 * PROGRAMS), n_columns, registers=2 if acc is tl.float64 else 1)
-        n_programs = min(triton.cdiv(n_rows, tile["BLOCK_ROWS"]), PROGRAMS)
-        wide = torch.promote_types(x.dtype, torch.float32)
+        tile = _tile(triton.cdiv(n_rows, 2 * PROGRAMS), n_columns, BACKWARD_TILE // wide.itemsize,
+                     registers=2 if acc is tl.float64 else 1)
+        n_blocks, n_programs = triton.cdiv(n_columns, tile["BLOCK_COLUMNS"]), triton.cdiv(n_rows, tile["BLOCK_ROWS"])
+        strides, sums = (rows.stride(), weight.stride(0), dy_rows.stride(), float(eps)), None
+        if n_blocks > 1:
+            sums = torch.empty(4, n_rows, dtype=wide, device=x.device)
+            row_sums_kernel[(n_programs,)](rows, weight, dy_rows, sums, n_rows, n_columns, *strides, ACC=acc, **tile)
+        n_programs = min(n_programs, PROGRAMS)
         dw_parts, db_parts = (torch.empty(n_programs, n_columns, dtype=wide, device=x.device) for _ in range(2))
-        layer_norm_backward_kernel[(n_programs,)](
-            rows, weight, dy_rows, dx, dw_parts, db_parts, n_rows, n_columns, rows.stride(), weight.stride(0),
-            dy_rows.stride(), float(eps), ACC=acc, **tile)
+        layer_norm_backward_kernel[(n_blocks, n_programs)](
+            rows, weight, dy_rows, sums, dx, dw_parts, db_parts, n_rows, n_columns, *strides, ACC=acc, **tile)
         block_columns = min(triton.next_power_of_2(n_columns), 128)
         add_parts_kernel[(triton.cdiv(n_columns, block_columns),)](
             dw_parts, db_parts, dw, db, n_programs, n_columns, ACC=acc, BLOCK_PARTS=32, BLOCK_COLUMNS=block_columns,

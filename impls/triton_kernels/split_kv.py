@@ -24,7 +24,7 @@ from .common import (ARITHMETIC, INF, LN2, LOG2E, require, require_grid, require
 def partial_kernel(
     q_ptr, k_ptr, v_ptr, m_ptr, l_ptr, acc_ptr, q_strides, k_strides, v_strides, n_kv_heads, group, len_q, len_k,
     n_rows, keys_per_split, scale_log2: tl.float64, D: tl.constexpr, DV: tl.constexpr, BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, BLOCK_DV: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of rows, split, batch entry and KV head); row r: query r % len_q, head r // len_q of its group."""
     split = tl.program_id(1)
@@ -37,18 +37,19 @@ def partial_kernel(
     rows, d = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M), tl.arange(0, BLOCK_D)
     heads, queries = kv_head * group + rows // len_q, rows % len_q
     real = rows < group * len_q
-    q_rows = q_ptr + batch * q_strides[0] + heads * q_strides[1] + queries * q_strides[2]
-    q = tl.load(q_rows[:, None] + d[None, :] * q_strides[3], mask=real[:, None] & (d[None, :] < D), other=0.0)
+    q_rows = (q_ptr + batch * q_strides[0] + heads * q_strides[1] + queries * q_strides[2])[:, None]
+    q = tl.load(q_rows + d[None, :] * q_strides[3], mask=real[:, None] & (d[None, :] < D), other=0.0)
+    q_rows = q_rows, real[:, None], q_strides[3]
     scale = scale_log2.to(ACC)
 
     start = split * keys_per_split
     stop = tl.minimum(start + keys_per_split, len_k)
     body_stop = start + tl.maximum(stop - start, 0) // BLOCK_N * BLOCK_N
     state = empty_state(BLOCK_M, BLOCK_DV, ACC)
-    state = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
-                       start, body_stop, len_k, scale, BLOCK_N, EDGE=False)
-    m, l, acc = visit_keys(state, q, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
-                           body_stop, stop, stop, scale, BLOCK_N, EDGE=True)     # the next split's keys stay unread
+    state = visit_keys(state, q, q_rows, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
+                       start, body_stop, len_k, scale, D, CHUNK, BLOCK_N, EDGE=False)
+    m, l, acc = visit_keys(state, q, q_rows, k_tile, v_tile, None, None, 0, stop - 1, real[:, None],
+                           body_stop, stop, stop, scale, D, CHUNK, BLOCK_N, EDGE=True)  # other splits' keys stay unread
 
     # states lie as (split, batch, query head, query), the group's rows being adjacent
     state_rows = split.to(tl.int64) * n_rows + (batch * n_kv_heads + kv_head) * group * len_q + rows
@@ -115,5 +116,5 @@ def split_kv(q, k, v, n_splits=4, scale=None):
         block_rows, block_dv = rows_per_program(n_rows, dim_v), triton.next_power_of_2(dim_v)
         merge_splits_kernel[(triton.cdiv(n_rows, block_rows),)](
             m, l, acc, out, lse, n_rows, n_splits, DV=dim_v, ACC=ARITHMETIC[q.dtype], BLOCK_ROWS=block_rows,
-            BLOCK_DV=block_dv, num_warps=warps(block_rows * block_dv))
+            BLOCK_DV=block_dv, num_warps=warps(block_rows * block_dv * acc.element_size() // 4))
     return out, lse

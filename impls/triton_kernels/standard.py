@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .attention import block_sizes, check_qkv, check_scores, expand_scores, first_tile
+from .attention import block_sizes, check_qkv, check_scores, expand_scores, first_tile, product
 from .common import ARITHMETIC, INF, require_floats, state_dtype
 from .softmax import softmax_of_rows, tile
 
@@ -26,24 +26,26 @@ from .softmax import softmax_of_rows, tile
 def scores_kernel(
     q_ptr, k_ptr, mask_ptr, bias_ptr, s_ptr, q_strides, k_strides, mask_strides, bias_strides, n_heads, group, len_q,
     len_k, window, scale: tl.float64, CAUSAL: tl.constexpr, WINDOW: tl.constexpr, D: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, ACC: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_D: tl.constexpr, CHUNK: tl.constexpr, ACC: tl.constexpr,
 ):
     """Program (block of queries, query head, batch entry): its rows of S, one block of keys after the other."""
     start_m = tl.program_id(0) * BLOCK_M
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    q_ptr, q_offsets, q_columns, q_step = first_tile(
+    q_ptr, q_offsets, q_columns, q_step, q_column_step = first_tile(
         q_ptr + batch * q_strides[0] + head * q_strides[1], q_strides[2:], D, BLOCK_M, BLOCK_D)
-    k_ptr, k_offsets, k_columns, k_step = first_tile(
+    k_ptr, k_offsets, k_columns, k_step, k_column_step = first_tile(
         k_ptr + batch * k_strides[0] + head // group * k_strides[1], k_strides[2:], D, BLOCK_N, BLOCK_D)
     rows, block = (start_m + tl.arange(0, BLOCK_M))[:, None], tl.arange(0, BLOCK_N)
     rows64 = rows.to(tl.int64)
     s_ptr += ((batch * n_heads + head) * len_q + rows64) * len_k
     q = tl.load(q_ptr + (q_offsets + start_m * q_step), mask=(rows < len_q) & q_columns, other=0.0)
+    q_rows = q_ptr + rows * q_step, rows < len_q, q_column_step
     for start_n in range(0, len_k, BLOCK_N):
         keys, in_time = (start_n + block)[None, :], (start_n + block)[:, None] < len_k
         inside = (rows < len_q) & (keys < len_k)
         k = tl.load(k_ptr + (k_offsets + start_n * k_step), mask=in_time & k_columns, other=0.0)
-        s = tl.dot(q, tl.trans(k), input_precision="ieee", out_dtype=ACC) * scale.to(ACC)
+        k_rows = k_ptr + (start_n + block)[:, None] * k_step, in_time, k_column_step
+        s = product(q, k, q_rows, k_rows, D, CHUNK, ACC) * scale.to(ACC)
         if bias_ptr is not None:
             bias = bias_ptr + batch * bias_strides[0] + head * bias_strides[1] + rows64 * bias_strides[2]
             s += tl.load(bias + keys * bias_strides[3], mask=inside, other=0.0).to(ACC)
@@ -79,7 +81,7 @@ def output_kernel(
     """Program (block of queries, query head, batch entry): its rows of P times V, one block of keys after the other."""
     start_m = tl.program_id(0) * BLOCK_M
     head, batch = tl.program_id(1).to(tl.int64), tl.program_id(2).to(tl.int64)
-    v_ptr, v_offsets, v_columns, v_step = first_tile(
+    v_ptr, v_offsets, v_columns, v_step, _ = first_tile(
         v_ptr + batch * v_strides[0] + head // group * v_strides[1], v_strides[2:], DV, BLOCK_N, BLOCK_DV)
     rows, block, dv = (start_m + tl.arange(0, BLOCK_M))[:, None], tl.arange(0, BLOCK_N), tl.arange(0, BLOCK_DV)[None, :]
     out_rows = (batch * n_heads + head) * len_q + rows.to(tl.int64)
@@ -134,7 +136,7 @@ def attention(q, k, v, causal=False, mask=None, scale=None, window=None, bias=No
     if out.numel():
         output_kernel[_grid(q, blocks)](
             p, v, out, v.stride(), q.shape[1], q.shape[1] // k.shape[1], q.shape[2], k.shape[2], DV=v.shape[3],
-            ACC=ARITHMETIC[q.dtype], **{name: n for name, n in blocks.items() if name != "BLOCK_D"})
+            ACC=ARITHMETIC[q.dtype], **{name: n for name, n in blocks.items() if name not in ("BLOCK_D", "CHUNK")})
     return out, lse
 
 
