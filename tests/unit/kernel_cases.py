@@ -2,12 +2,15 @@
 
 Lengths and head dims are no multiples of a block or powers of two, tensors lie in gappy or transposed memory between
 NaNs, batch and head counts differ, every kernel runs in more than one program, and what nobody may read holds NaN.
+Rows are too long for a tile where a case makes the tile small.
 """
 
+import sys
 from inspect import signature
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from impls import triton_kernels
@@ -23,14 +26,18 @@ HEADS_INSIDE = Layout("heads inside (B, L, H, D)", swap=(-3, -2))
 NAN, INF = float("nan"), float("inf")
 JUNK = 1e30     # where NaN could not be compared afterwards
 
-CASES = {}
+CASES, SMALL = {}, {}
 
 
-def case(operation, *, variant=None):
+def case(operation, *, variant=None, small=None):
     """Register a function that returns the arguments of one call of `operation`, from a random generator and perhaps
-    `junk`: what to put where nobody may read. `variant` names an entry of the package's VARIANTS."""
+    `junk`: what to put where nobody may read. `variant` names an entry of the package's VARIANTS; `small` is a constant
+    of one of its modules and the number of bytes that it is during the call."""
     def register(make):
-        CASES[make.__name__ if variant is None else f"{variant}_{make.__name__}"] = variant, operation, make
+        name = make.__name__ if variant is None else f"{variant}_{make.__name__}"
+        CASES[name] = variant, operation, make
+        if small is not None:
+            SMALL[name] = small
         return make
     return register
 
@@ -82,6 +89,28 @@ def softmax_backward_of_two_layouts(rng):
 @case("softmax_backward")
 def softmax_backward_in_several_programs(rng):
     return dict(y=normal(rng, 7, 33_000).softmax(-1), dy=normal(rng, 7, 33_000))
+
+
+@case("softmax", small=("softmax.TILE", 16))
+def softmax_of_long_rows(rng):
+    return dict(x=laid(normal(rng, 5, 13), SWAPPED))
+
+
+@case("masked_softmax", small=("softmax.TILE", 16))
+def masked_softmax_of_long_rows(rng, junk):
+    keep, scores = coin(rng, 5, 13), normal(rng, 5, 13)
+    keep[1], keep[2, :8] = False, False
+    return dict(scores=laid(torch.where(keep, scores, junk), GAPS), keep=laid(keep, SWAPPED))
+
+
+@case("log_sum_exp", small=("softmax.TILE", 16))
+def log_sum_exp_of_long_rows(rng):
+    return dict(x=laid(normal(rng, 5, 13), SWAPPED))
+
+
+@case("softmax_backward", small=("softmax.TILE", 16))
+def softmax_backward_of_long_rows(rng):
+    return dict(y=laid(normal(rng, 5, 13).softmax(-1), GAPS), dy=laid(normal(rng, 5, 13), SWAPPED))
 
 
 def states(rng, junk, *shape, empty, dim):
@@ -139,10 +168,17 @@ def attention_in_several_programs(rng):
     return dict(q=normal(rng, 1, 4, 130, 5), k=normal(rng, 1, 2, 300, 5), v=normal(rng, 1, 2, 300, 3))
 
 
-def gradients(rng, batch, lq, lk, keep, **arguments):
+@case("attention", variant="standard", small=("attention.WIDEST", 16))
+@case("attention", small=("attention.WIDEST", 16))
+def attention_of_wide_heads(rng):
+    return dict(q=laid(normal(rng, 1, 4, 70, 20), HEADS_INSIDE), k=laid(normal(rng, 1, 2, 75, 20), SWAPPED),
+                v=normal(rng, 1, 2, 75, 3), mask=coin(rng, 70, 75), causal=True)
+
+
+def gradients(rng, batch, lq, lk, keep, d=5, dv=3, **arguments):
     """Arguments of attention_backward whose out and lse are those of the forward pass; 4 query heads, 2 KV heads."""
-    q, k, v = (normal(rng, batch, *shape) for shape in ((4, lq, 5), (2, lk, 5), (2, lk, 3)))
-    scores = q @ k.repeat_interleave(2, 1).mT * 5 ** -0.5
+    q, k, v = (normal(rng, batch, *shape) for shape in ((4, lq, d), (2, lk, d), (2, lk, dv)))
+    scores = q @ k.repeat_interleave(2, 1).mT * d ** -0.5
     scores = scores if keep is None else torch.where(keep, scores, -INF)
     lse = scores.logsumexp(-1)
     out = (scores - torch.where(lse == -INF, 0.0, lse)[..., None]).exp() @ v.repeat_interleave(2, 1)
@@ -167,6 +203,17 @@ def attention_backward_of_all_keys(rng):
     return gradients(rng, 1, 70, 35, None)
 
 
+@case("attention_backward", small=("attention.WIDEST", 16))
+def attention_backward_of_wide_heads(rng):
+    return gradients(rng, 1, 35, 45, torch.ones(35, 45, dtype=torch.bool).tril(10), d=20, dv=35, causal=True)
+
+
+@case("split_kv", small=("attention.WIDEST", 16))
+def split_kv_of_wide_heads(rng):
+    return dict(q=laid(normal(rng, 1, 2, 40, 20), GAPS), k=laid(normal(rng, 1, 1, 75, 20), SWAPPED),
+                v=normal(rng, 1, 1, 75, 3), n_splits=2)
+
+
 @case("split_kv")
 def split_kv_with_an_empty_split(rng):
     return dict(q=laid(normal(rng, 2, 4, 3, 5), GAPS), k=laid(normal(rng, 2, 2, 5, 5), SWAPPED),
@@ -183,14 +230,14 @@ def split_kv_merged_in_several_programs(rng):
     return dict(q=normal(rng, 5, 2, 60, 5), k=normal(rng, 5, 1, 3, 5), v=normal(rng, 5, 1, 3, 255), n_splits=2)
 
 
-def caches(rng, lens, n_new, capacity, heads, kv_heads):
+def caches(rng, lens, n_new, capacity, heads, kv_heads, d=5):
     """Arguments of decode; the rows of the caches that are not held are JUNK."""
-    k, v = normal(rng, len(lens), kv_heads, capacity, 5), normal(rng, len(lens), kv_heads, capacity, 3)
+    k, v = normal(rng, len(lens), kv_heads, capacity, d), normal(rng, len(lens), kv_heads, capacity, 3)
     for x in (k, v):
         for row, n in zip(x, lens):
             row[:, n:] = JUNK
     new = (len(lens), kv_heads, n_new)
-    return dict(q=laid(normal(rng, len(lens), heads, n_new, 5), HEADS_INSIDE), k_new=laid(normal(rng, *new, 5), GAPS),
+    return dict(q=laid(normal(rng, len(lens), heads, n_new, d), HEADS_INSIDE), k_new=laid(normal(rng, *new, d), GAPS),
                 v_new=laid(normal(rng, *new, 3), SWAPPED), k_cache=laid(k, HEADS_INSIDE), v_cache=laid(v, GAPS),
                 lens=torch.tensor(lens))
 
@@ -203,6 +250,23 @@ def decode_with_unused_rows(rng):
 @case("decode")
 def decode_of_many_rows(rng):
     return caches(rng, [3, 40], 70, 113, 2, 1)
+
+
+@case("decode", small=("attention.WIDEST", 16))
+def decode_of_wide_heads(rng):
+    return caches(rng, [3, 40], 2, 47, 2, 1, d=20)
+
+
+@case("layer_norm", small=("layer_norm.TILE", 16))
+def layer_norm_of_long_rows(rng):
+    return dict(x=laid(normal(rng, 5, 13), SWAPPED), weight=laid(normal(rng, 13), Layout("steps", step=2)),
+                bias=laid(normal(rng, 13), Layout("steps", step=2)))
+
+
+@case("layer_norm_backward", small=("layer_norm.BACKWARD_TILE", 16))
+def layer_norm_backward_of_long_rows(rng):
+    return dict(x=laid(normal(rng, 5, 13), SWAPPED), weight=laid(normal(rng, 13), Layout("steps", step=2)),
+                dy=laid(normal(rng, 5, 13), GAPS))
 
 
 @case("layer_norm")
@@ -270,6 +334,15 @@ def judge(package, name, dtype="float32"):
     Right is what stays within the error budget of every element, and does not depend on what nobody may read. Raises
     what is no verdict: an error that is no KernelMemoryError, or an operation that refuses the arguments.
     """
+    with pytest.MonkeyPatch.context() as patch:
+        if name in SMALL:
+            place, n_bytes = SMALL[name]
+            module, constant = place.split(".")
+            patch.setattr(sys.modules[f"{package.__name__}.{module}"], constant, n_bytes)
+        return _judge(package, name, dtype)
+
+
+def _judge(package, name, dtype):
     variant, operation, make = CASES[name]
     subject, results = subjects(package)[variant], []
     for junk in [{"junk": NAN}, {"junk": 0.0}] if "junk" in signature(make).parameters else [{}]:
