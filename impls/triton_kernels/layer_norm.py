@@ -115,7 +115,7 @@ def row_sums_kernel(
     x_ptr, weight_ptr, dy_ptr, sums_ptr, n_rows, n_columns, x_strides, weight_stride, dy_strides, eps: tl.float64,
     ACC: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_COLUMNS: tl.constexpr,
 ):
-    """Of rows of several tiles, into the four rows of a matrix: mean, rstd, mean(g) and mean(g x_hat)."""
+    """Of rows of several tiles, into the four columns of a matrix: mean, rstd, mean(g) and mean(g x_hat)."""
     rows = tl.program_id(0).to(tl.int64) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     mean, rstd = mean_and_rstd(x_ptr, rows, n_rows, n_columns, x_strides, eps, ACC, BLOCK_ROWS, BLOCK_COLUMNS)
     sum_g, sum_gx = tl.zeros([BLOCK_ROWS, 1], ACC), tl.zeros([BLOCK_ROWS, 1], ACC)
@@ -126,19 +126,19 @@ def row_sums_kernel(
         x = load_rows(x_ptr, rows, columns, here, x_strides, ACC)
         sum_g += tl.sum(g, 1)[:, None]
         sum_gx += tl.sum(g * ((x - mean) * rstd), 1)[:, None]
-    sums, real = sums_ptr + rows[:, None], rows[:, None] < n_rows
+    sums, real = sums_ptr + rows[:, None] * 4, rows[:, None] < n_rows
     tl.store(sums, mean, mask=real)
-    tl.store(sums + n_rows, rstd, mask=real)
-    tl.store(sums + 2 * n_rows, sum_g / n_columns, mask=real)
-    tl.store(sums + 3 * n_rows, sum_gx / n_columns, mask=real)
+    tl.store(sums + 1, rstd, mask=real)
+    tl.store(sums + 2, sum_g / n_columns, mask=real)
+    tl.store(sums + 3, sum_gx / n_columns, mask=real)
 
 
 @triton.jit
 def load_sums(sums_ptr, rows, n_rows):
     """What `row_sums_kernel` stored of these rows, as columns."""
-    sums, real = sums_ptr + rows[:, None], rows[:, None] < n_rows
-    return (tl.load(sums, mask=real, other=0.0), tl.load(sums + n_rows, mask=real, other=0.0),
-            tl.load(sums + 2 * n_rows, mask=real, other=0.0), tl.load(sums + 3 * n_rows, mask=real, other=0.0))
+    sums, real = sums_ptr + rows[:, None] * 4, rows[:, None] < n_rows
+    return (tl.load(sums, mask=real, other=0.0), tl.load(sums + 1, mask=real, other=0.0),
+            tl.load(sums + 2, mask=real, other=0.0), tl.load(sums + 3, mask=real, other=0.0))
 
 
 @triton.jit
@@ -247,7 +247,7 @@ def layer_norm_backward(x, weight, dy, eps=1e-5):
         n_blocks, n_programs = triton.cdiv(n_columns, tile["BLOCK_COLUMNS"]), triton.cdiv(n_rows, tile["BLOCK_ROWS"])
         strides, sums = (rows.stride(), weight.stride(0), dy_rows.stride(), float(eps)), None
         if n_blocks > 1:
-            sums = torch.empty(4, n_rows, dtype=wide, device=x.device)
+            sums = torch.empty(n_rows, 4, dtype=wide, device=x.device)
             row_sums_kernel[(n_programs,)](rows, weight, dy_rows, sums, n_rows, n_columns, *strides, ACC=acc, **tile)
         n_programs = min(n_programs, PROGRAMS)
         dw_parts, db_parts = (torch.empty(n_programs, n_columns, dtype=wide, device=x.device) for _ in range(2))
