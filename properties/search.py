@@ -41,7 +41,7 @@ def judge(claim: Claim, trial: Trial, impl, drawn: dict, *, only_law: bool = Fal
     if "dtype" in claim.arguments:
         arguments["dtype"] = trial.dtype
     try:
-        claim.body(**arguments)
+        _state(claim, arguments, trial)
         if not only_law:
             _faithful(trial)
     except Unsupported as reason:
@@ -124,6 +124,15 @@ def pinned(claim: Claim) -> tuple:
     """The claim's own `@example`s, as decorators."""
     return tuple(hypothesis.example(**known.kwargs)
                  for known in getattr(claim.test, "hypothesis_explicit_examples", ()))
+
+
+def _state(claim: Claim, arguments: dict, trial: Trial) -> None:
+    """Run the claim; where its own arithmetic stumbles over a result that is wrong, that result is what is reported."""
+    try:
+        claim.body(**arguments)
+    except (ArithmeticError, ValueError, IndexError):
+        _faithful(trial)
+        raise
 
 
 def _faithful(trial: Trial) -> None:

@@ -21,10 +21,9 @@ from .cells import Column
 from .claims import Claim
 from .power import known
 from .power.diagnosis import diagnose, verdicts_seen
-from .subjects import Problem, Subject, load
+from .subjects import Problem, Subject, load, share_of
 
 PROFILES = {"quick": 30, "thorough": 1000}
-INTERPRETED_SHARE = 3             # an interpreted kernel is slow: it gets a third of the examples
 NOTES = "notes"                   # --impl notes: the columns that need no implementation
 MOST_DEATHS = 3                   # of one implementation in one operation; its other cells there are then not run
 
@@ -139,9 +138,7 @@ class Session:
 
     def budget(self, claim: Claim, column: Column) -> cells.Budget:
         """Examples, seed and the sibling cells' smallest failing example."""
-        examples = self.examples
-        if column.subject is not None and column.subject.note == "interpreter":
-            examples = max(examples // INTERPRETED_SHARE, 1)
+        examples = share_of(column.subject, self.examples)
         if column.subject is None:
             return cells.Budget(examples, self.seed)
         path = self.folder / "shrunk" / f"{Path(claim.file).stem}.{claim.name}.{column.subject.name}.pickle"

@@ -74,6 +74,14 @@ class Subject:
     keywords: Mapping[str, frozenset[str] | None] = field(default_factory=dict)
 
 
+INTERPRETED_SHARE = 3             # an interpreted kernel is slow: it gets a third of the examples
+
+
+def share_of(subject: Subject | None, examples: int) -> int:
+    """How many of the examples of a cell a subject is given."""
+    return max(examples // INTERPRETED_SHARE, 1) if subject and subject.note == "interpreter" else examples
+
+
 def load(path: Path, *, name: str) -> tuple[list[Subject], list[Problem]]:
     """Import a kernel file (or package) under a unique module name.
 

@@ -77,6 +77,20 @@ def split_keys_are_attention(impl, x, n):
     same_attention(impl.split_kv(*x, n_splits=n, **x.options), attend(impl, x))
 
 
+@claim(
+    rows="000-033 001-104",
+    formula=r"\operatorname{split}_m(q, k, v) = \operatorname{split}_n(q, k, v), \qquad "
+            r"\operatorname{split}_n(q, k, c\,v) = c\,\operatorname{split}_n(q, k, v)",
+    if_fails="splits are averaged instead of weighted, or the lse of a split does not belong to its output",
+)
+@given(x=attention_inputs(most=65), m=st.sampled_from([1, 2, 3, 7]), n=st.sampled_from([4, 5, 16, 100]))
+def the_number_of_splits_is_irrelevant(impl, x, m, n):
+    """Two numbers of splits give the same attention, also of doubled values."""
+    one, other = impl.split_kv(*x, n_splits=m, **x.options), impl.split_kv(*x, n_splits=n, **x.options)
+    same_attention(one, other)
+    agree(impl.split_kv(*x.with_(v=2 * x.v), n_splits=n, **x.options).out, 2 * other.out)
+
+
 # -------------------------------------------------------------------------------------------------- blocks of queries
 
 @claim(

@@ -8,6 +8,7 @@ import triton.language as tl
 
 from impls.triton_kernels.common import INF, LN2, LOG2E
 
+NOTE = "interpreter"
 BLOCK = tl.constexpr(32)
 
 

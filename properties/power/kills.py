@@ -13,15 +13,18 @@ from ..calls import Implementation, _Broken
 from ..claims import Claim
 from ..numerics import evaluate
 from ..search import draw, holds, judge
+from ..signs import signs
+from ..subjects import share_of
 from ..trial import LawFails, Raised, Trial, Unfaithful, activate
 from .suspects import Suspect
 
 HOW = {LawFails: "law fails", _Broken: "unfaithful", Unfaithful: "unfaithful", Raised: "crashed"}
+STUMBLES = "error"          # the claim itself raises something else
 
 
 @dataclass(frozen=True)
 class Kill:
-    """A claim noticed that a suspect is wrong: in which dtype, how, and with which of the examples."""
+    """A claim noticed that a suspect is wrong: in which dtype, how, with which example, and what that looked like."""
 
     claim: str
     suspect: str
@@ -29,6 +32,7 @@ class Kill:
     how: str
     example: int
     message: str
+    signs: tuple[str, ...] = ()
 
 
 class _AllDead(Exception):
@@ -74,14 +78,18 @@ def kills_of(claim: Claim, suspects: Iterable[Suspect], *, examples: int, seed: 
         for (suspect, dtype), (trial, impl) in list(living.items()):
             if (suspect, dtype) not in living:
                 continue
+            if number > share_of(impl.subject, examples):
+                del living[suspect, dtype]
+                continue
             watch(suspect, dtype, number)
             try:
                 with activate(trial):
                     judge(claim, trial, impl, drawn)
             except UnsatisfiedAssumption:
                 continue
-            except (LawFails, Unfaithful, Raised) as error:
-                kills.append(Kill(name, suspect, dtype, HOW[type(error)], number, str(error)[:300]))
+            except Exception as error:
+                how = HOW.get(type(error), STUMBLES)
+                kills.append(Kill(name, suspect, dtype, how, number, str(error)[:300], signs(drawn, trial.calls)))
                 for other in [key for key in living if key == (suspect, dtype) or (once and key[0] == suspect)]:
                     del living[other]
         if not living:

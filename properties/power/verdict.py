@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from ..claims import Claim
-from .kills import judged_by
+from .kills import STUMBLES, judged_by
 from .matrix import Matrix
 from .reading import PLACEBO, first_kills, killers, median_and_95th
 from .suspects import Suspect
@@ -32,6 +32,8 @@ def record(matrix: Matrix, claims: list[Claim], suspects: list[Suspect]) -> dict
 def faults(found: dict) -> list[str]:
     """Why the suite is not strong enough: survivors, accepted placebos, claims that kill nothing and do not say why."""
     wrong = list(found["problems"])
+    wrong += [f"{kill['claim']} stumbles over {kill['suspect']}, example {kill['example']}: {kill['message']}"
+              for kill in found["kills"] if kill["how"] == STUMBLES]
     by_suspect = killers(found)
     for suspect in found["suspects"]:
         name, count = suspect["name"], len(by_suspect[suspect["name"]])
