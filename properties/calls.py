@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -12,6 +11,7 @@ import torch
 from .memory import CONTIGUOUS, Laid, Placed, place, poisoned_memory, shares_memory
 from .numerics import NAN, SUPPORTED, Contract, contract_for, evaluate, violations
 from .operations import OPERATIONS, Operation, bind
+from .outputs import State, returned_by
 from .results import ClaimError, Result, difference, to_numpy
 from .subjects import Subject
 from .traffic import Traffic, summed
@@ -20,40 +20,6 @@ from .trial import Call, Quantity, Raised, Trial, Unsupported
 EXACT = "exact"
 _AT_LEAST_FLOAT32 = {"float16": "float32", "bfloat16": "float32"}
 _STANDARD = {"causal": "bottom-right", "empty_row": "zero", "rope": "half"}
-
-
-@dataclass(frozen=True)
-class Outputs:
-    """The results of a call that returns several: by attribute (`.out`, `.lse`), or unpacked in order."""
-
-    results: Mapping[str, Result]
-
-    def __getattr__(self, name: str) -> Result:
-        try:
-            result = self.results[name]
-        except KeyError:
-            raise ClaimError(f"this call returns {', '.join(self.results)}, not '{name}'") from None
-        if result is None:
-            raise Unsupported(f"returns no {name}")
-        return result
-
-    def __iter__(self):
-        return (getattr(self, name) for name in self.results)
-
-
-@dataclass(frozen=True)
-class State:
-    """An online-softmax state as `merge` returned it: unpacks to (m, l, acc) for the next merge; `.out`, `.lse` are
-    the Results by which states are compared (acc / l and m + log l).  Over the reals it is the state (lse, 1, out)."""
-
-    m: torch.Tensor | Result
-    l: torch.Tensor                                                                            # noqa: E741
-    acc: torch.Tensor | Result
-    out: Result
-    lse: Result
-
-    def __iter__(self):
-        return iter((self.m, self.l, self.acc))
 
 
 class Implementation:
@@ -116,7 +82,7 @@ class Implementation:
         if operation.name == "merge":
             out, lse = results["out"], results["lse"]
             return State(lse, torch.from_numpy(np.isfinite(lse.exact).astype(np.float64)), out, out, lse)
-        return _returned(operation, results)
+        return returned_by(operation, results)
 
     # -- in floating point -----------------------------------------------------------------------------------------
     def _launch(self, operation: Operation, args: tuple, kwargs: dict):
@@ -202,7 +168,7 @@ class Implementation:
         self.trial.calls.append(Call(operation.name, self.dtype, received, tuple(quantities), excused=excuse))
         if operation.name == "merge":
             return State(*(torch.from_numpy(np.array(values[n])) for n in ("m", "l", "acc")), **results)
-        return _returned(operation, results)
+        return returned_by(operation, results)
 
     def _place(self, operation: Operation, name: str, value):
         value, layout = (value.values, value.layout) if isinstance(value, Laid) else (value, CONTIGUOUS)
@@ -294,10 +260,6 @@ class _Balls:
         return self._value
 
 
-def _returned(operation: Operation, results: dict):
-    return next(iter(results.values())) if len(results) == 1 else Outputs(results)
-
-
 def _budget(exact) -> np.ndarray:
     """The budget of a result; infinite where the element is judged by class, not by distance."""
     return exact.budget if exact.kind is None else np.where(exact.kind == 0, exact.budget, np.inf)
@@ -332,7 +294,7 @@ def _numbers(value):
         value = value.cpu() if value.is_cuda else value
         if value.dtype.is_floating_point or value.dtype == torch.bool:
             return to_numpy(value)
-        return value.numpy().copy()              # whole numbers are handed over as they are: a kernel may write into them
+        return value.numpy().copy()              # whole numbers are handed over as they are: a kernel may write there
     if isinstance(value, np.ndarray):
         return value.astype(np.float64) if value.dtype.kind == "f" else value
     return value

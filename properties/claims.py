@@ -105,7 +105,8 @@ _defined: dict[tuple[str, str], int] = {}        # (file, name) -> line, to noti
 
 
 def claim(*, rows: str, formula: str = "", if_fails: str = "", needs: Callable | None = None, over: str = "reals",
-          corrects: str = "", dtypes: tuple[str, ...] | None = None, kills_nothing: str = "", kind: str = "") -> Callable:
+          corrects: str = "", dtypes: tuple[str, ...] | None = None, kills_nothing: str = "",
+          kind: str = "") -> Callable:
     """A statement that holds.
 
     `rows`: the rows of the ledger that it answers, blank-separated; `formula`: LaTeX; `if_fails`: what is likely wrong

@@ -24,6 +24,7 @@ from .claims import Claim
 from .memory import Laid
 from .results import Result
 from .script import reproduction
+from .signs import signs
 from .strategies import Inputs
 from .subjects import Subject
 from .trial import Call, Failure
@@ -135,6 +136,7 @@ def check_event(cell: Cell, outcome: Outcome) -> dict:
         "reach": dict(trial.reach), "seconds": round(outcome.seconds, 4), "inside": round(trial.inside, 4),
         "note": outcome.note, "costs": trial.costs,
         "counterexample": outcome.failure and counterexample(cell, outcome.failure),
+        "signs": list(signs(outcome.failure.drawn, outcome.failure.calls)) if outcome.failure else [],
         **outcome.extra}
 
 
@@ -156,7 +158,7 @@ def _check(cell: Cell, verdict: str, message: str) -> dict:
         "dtype": cell.dtype, "verdict": verdict, "message": message, "law": None, "faithful": None, "examples": 0,
         "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {},
         "reach": {}, "seconds": 0.0, "inside": 0.0, "note": "", "costs": [], "counterexample": None,
-        "digest": cell.digest}
+        "signs": [], "digest": cell.digest}
 
 
 def _plain(sizes: dict) -> dict:

@@ -91,7 +91,8 @@ def _():
     return (weight * held + exp(a) * w) / (weight + exp(a)), whole
 
 
-@refuted(rows="002-078", formula=r"\operatorname{decode}(q, k, v; K, V) = \operatorname{attention}(q, K_{<\ell}, V_{<\ell})")
+@refuted(rows="002-078", formula=r"\operatorname{decode}(q, k, v; K, V) = "
+                                 r"\operatorname{attention}(q, K_{<\ell}, V_{<\ell})")
 @example(step=Step(*(torch.full((1, 1, 1, 1), x, dtype=torch.float64) for x in (0, 0, 2)),
                    *(torch.zeros(1, 1, 2, 1, dtype=torch.float64) for _ in range(2)), (1,)))
 @given(step=steps(most_new=1, least_held=1, batches=(1,)))

@@ -1,4 +1,4 @@
-"""Large tensors: what lies 2**31 elements apart. The memory is reserved and hardly touched, so little data is enough."""
+"""Large tensors: what lies 2**31 elements apart, over memory that is reserved and hardly touched."""
 
 from properties import Layout, agree, attention_inputs, claim, given, laid, rows, st
 

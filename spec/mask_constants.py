@@ -90,7 +90,8 @@ def a_finite_constant_leaks_by_its_distance(impl, drawn, constant):
     at_most(impl.softmax(filled(scores, keep, constant))[~keep], bound[~keep])
 
 
-@refuted(rows="001-147", formula=r"\operatorname{softmax}(s + M) = \operatorname{softmax}(s_\Omega), \quad M \in \{0, -1000\}")
+@refuted(rows="001-147", formula=r"\operatorname{softmax}(s + M) = \operatorname{softmax}(s_\Omega), \quad "
+                                 r"M \in \{0, -1000\}")
 @example(drawn=pair(0.0, 1000.0))
 @given(drawn=masked_rows(empty_rows=False))
 def minus_1000_is_enough(impl, drawn):
@@ -108,7 +109,8 @@ def minus_10000_is_enough(impl, drawn):
     agree(impl.softmax(filled(scores, keep, -10000.0)), impl.masked_softmax(scores, keep))
 
 
-@refuted(rows="002-046 002-047", formula=r"\operatorname{softmax}(s_j := -10^9) = \operatorname{softmax}(s_j := -\infty)")
+@refuted(rows="002-046 002-047", formula=r"\operatorname{softmax}(s_j := -10^9) = "
+                                         r"\operatorname{softmax}(s_j := -\infty)")
 @example(drawn=pair(-1e9, 0.0))
 @given(drawn=masked_rows())
 def minus_1e9_is_minus_infinity(impl, drawn):

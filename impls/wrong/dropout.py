@@ -28,7 +28,7 @@ def _dropout(x, p, seed, *, mask=_mask, scaled=lambda x, p: x / (1 - p), shown=l
     return y, shown(y, keep)
 
 
-# ------------------------------------------------------------------------------------------------------------ the values
+# ----------------------------------------------------------------------------------------------------------- the values
 
 def kept_not_scaled(x, p, seed):
     """What is kept stays as it is, so that the mean falls by 1 - p.
@@ -58,7 +58,7 @@ def zeros_count_as_dropped(x, p, seed):
     return _dropout(x, p, seed, shown=lambda y, mask: y != 0)
 
 
-# ---------------------------------------------------------------------------------------------------- the random numbers
+# --------------------------------------------------------------------------------------------------- the random numbers
 
 def one_mask_for_every_row(x, p, seed):
     """The number of the row is missing from the counter of the generator: every row drops the same columns.
