@@ -261,10 +261,10 @@ def block_sizes(len_q, q, v, masked=False):
         m, n, n_warps, n_stages = 64, 32, 4, 2
     elif target() == "gfx942":
         m, n, n_warps, n_stages = (64, 64, 4, 1) if half else (32, 32, 8, 1) if wide <= 128 else (16, 16, 4, 1)
-    elif not half:
-        m, n, n_warps, n_stages = 32, 32, 8, 1
+    elif not half:      # the widest rows that a float64 product takes whole need the most registers
+        m, n, n_warps, n_stages = 16 if q.element_size() == 8 and wide == 128 else 32, 32, 8, 1
     elif wide > 128:
-        m, n, n_warps, n_stages = 64, 32, 4, 2
+        m, n, n_warps, n_stages = 64, 32, 8 if target() == "sm_80" else 4, 2
     else:
         m, n, n_warps, n_stages = (64, 32, 8, 1) if masked or target() == "sm_80" else (128, 64, 8, 2)
     m = min(m, max(triton.next_power_of_2(len_q), 16))

@@ -205,7 +205,8 @@ def _block_sizes(q, v, masked=False):
         of_queries = of_keys = (32, 64, 4, 1) if wide <= 128 else (16, 32, 4, 1)
     elif wide <= 128:
         ahead = target() == "sm_90" and q.shape[2] > 32 and not masked
-        of_queries, of_keys = (64, 64, 8, 2), (32, 64, 8, 2 if ahead else 1)
+        of_queries = (64, 64, 8, 1 if target() == "sm_80" else 2)
+        of_keys = (32, 64, 8, 2 if ahead else 1)
     else:
         of_queries = of_keys = (32, 32, 8, 1)
     return tuple(dict(BLOCK_M=m, BLOCK_N=n, BLOCK_D=d, BLOCK_DV=dv, CHUNK=chunk(q, d), CHUNK_V=chunk(v, dv),

@@ -23,8 +23,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import (ARITHMETIC, as_numbers, require, require_floats, require_number, rows_per_program, state_dtype,
-                     warps)
+from .common import (ARITHMETIC, INTERPRETED, as_numbers, require, require_floats, require_number, rows_per_program,
+                     state_dtype, warps)
 
 MAX_COLUMNS = 65536
 
@@ -75,7 +75,9 @@ def rope_kernel(
 def _rotation_table(positions, half, base, dtype):
     """(cos, sin) of positions * base^(-i / half), each of shape (*positions.shape, half)."""
     cos, sin = (torch.empty(*positions.shape, half, dtype=dtype, device=positions.device) for _ in range(2))
-    block_rows, block_columns = rows_per_program(positions.numel(), half), triton.next_power_of_2(half)
+    # The reduction of a large float64 angle takes so many registers that a tile has to be a sixteenth of the usual one.
+    block_rows = rows_per_program(positions.numel(), half * (1 if INTERPRETED else 16))
+    block_columns = triton.next_power_of_2(half)
     rotation_table_kernel[(triton.cdiv(positions.numel(), block_rows),)](
         positions, cos, sin, positions.numel(), half, math.log2(base), BLOCK_ROWS=block_rows,
         BLOCK_COLUMNS=block_columns, num_warps=warps(block_rows * block_columns))

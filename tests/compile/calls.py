@@ -16,26 +16,26 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f
 CALLS = {
     "attention": """
         bf16 D64 causal | bf16 D128 | bf16 D128 L1001 causal mask bias | bf16 D80 window | bf16 D256 causal
-        bf16 D128 q1 | f16 D128 causal | f32 D64 causal | f32 D128 causal | f64 D256 window
+        bf16 D128 q1 | f16 D128 causal | f32 D64 causal | f32 D256 mask bias | f64 D128 causal | f64 D128 mask bias | f64 D256 window
         """,
     "attention_backward": """
         bf16 D64 causal | bf16 D128 L1001 causal mask | f16 D128 causal | bf16 D256 causal | bf16 D128 L1
-        f32 D64 | f32 D128 causal | f64 D256 causal mask
+        f32 D64 | f32 D256 causal | f64 D128 causal mask | f64 D256 causal mask
         """,
     "split_kv": "bf16 D128 q1 | f64 D256 q16",
     "decode": "bf16 D128 q1 | f64 D256 q16",
     "softmax": "bf16 n1000 | f32 n65536",
-    "masked_softmax": "f64 n65536",
+    "masked_softmax": "f64 n4096 | f64 n65536",
     "log_sum_exp": "f64 n65536",
-    "softmax_backward": "bf16 n1000 | f64 n65536",
+    "softmax_backward": "bf16 n1000 | f64 n4096 | f64 n65536",
     "merge": "f64 D256",
     "merge_lse": "bf16 D128",
-    "layer_norm": "bf16 n1000 | f64 n65536",
-    "layer_norm_backward": "bf16 n1000 | f64 n65536",
+    "layer_norm": "bf16 n1000 | f32 n16384 | f64 n65536",
+    "layer_norm_backward": "bf16 n1000 | f32 n8192 | f64 n4096 | f64 n65536",
     "rope": "bf16 D128",
     "gelu": "f64 n1000",
     "dropout": "bf16 n1000",
-    "standard.attention": "bf16 D128 causal mask bias",
+    "standard.attention": "bf16 D128 causal mask bias | f64 D256",
 }
 
 
@@ -53,7 +53,7 @@ def attention(dtype, D, L=1024, q=None, causal=False, window=False, mask=False, 
     q, k, v = attention_inputs(dtype, D, L, q)
     module.attention(
         q, k, v, causal, mask_for(q, k) if mask else None, window=256 if window else None,
-        bias=tensor(*q.shape[:3], k.shape[2], dtype=dtype) if bias else None)  # fmt: skip
+        bias=tensor(*q.shape[:3], k.shape[2]) if bias else None)  # fmt: skip
 
 
 def attention_backward(dtype, D, L=1024, causal=False, mask=False):
