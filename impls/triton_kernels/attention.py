@@ -259,8 +259,10 @@ def block_sizes(len_q, q, v, masked=False):
     wide, half = max(d, dv), q.element_size() == 2
     if INTERPRETED:
         m, n, n_warps, n_stages = 64, 32, 4, 2
+    elif target() == "gfx942" and half:
+        m, n, n_warps, n_stages = 64, 64, 4, 1
     elif target() == "gfx942":
-        m, n, n_warps, n_stages = (64, 64, 4, 1) if half else (32, 32, 8, 1) if wide <= 128 else (16, 16, 4, 1)
+        m, n, n_warps, n_stages = (32, 32, 8, 1) if q.element_size() * wide <= 512 else (16, 16, 4, 1)
     elif not half:      # the widest rows that a float64 product takes whole need the most registers
         m, n, n_warps, n_stages = 16 if q.element_size() == 8 and wide == 128 else 32, 32, 8, 1
     elif wide > 128:

@@ -16,7 +16,8 @@ DTYPES = {"bf16": torch.bfloat16, "f16": torch.float16, "f32": torch.float32, "f
 CALLS = {
     "attention": """
         bf16 D64 causal | bf16 D128 | bf16 D128 L1001 causal mask bias | bf16 D80 window | bf16 D256 causal
-        bf16 D128 q1 | f16 D128 causal | f32 D64 causal | f32 D256 mask bias | f64 D128 mask bias | f64 D256 window
+        bf16 D128 q1 | f16 D128 causal | f32 D64 causal | f32 D256 mask bias
+        f64 D128 causal | f64 D128 mask bias | f64 D256 window
         """,
     "attention_backward": """
         bf16 D64 causal | bf16 D128 L1001 causal mask | f16 D128 causal | bf16 D256 causal | bf16 D128 L1
