@@ -172,10 +172,11 @@ class Result:
                       origin=("@", self, other))
 
     def exp(self) -> Result:
-        """e to the power of it; monotone, so the budget follows: e^A (e^E - 1)."""
+        """e to the power of it; monotone, so the budget follows: e^A (e^E - 1). What is free stays free, also at e^-inf."""
         exact = np.exp(self.exact)
         with np.errstate(invalid="ignore"):
             budget = np.where(exact > 0, exact * np.expm1(self.budget) + 2 * U64 * exact, 0.0)
+            budget = np.where(np.isinf(self.budget), np.inf, budget)
         ball = self.ball
         return Result(np.exp(self.value), exact, difference(np.exp(self.value), exact), budget,
                       ball=ball and (lambda: _vectorised(ball(), lambda b: b.exp())), origin=("exp", self))

@@ -67,3 +67,9 @@ def test_it_says_how_it_was_made():
     x = result([[1.0, 2.0]])
     assert str(x[..., 0]) == "r1.p[..., 0]" and str(x.sum(-1)) == "r1.p.sum(-1)" and str(lift(1.0)) == "1"
     assert str(x - 1.0) == "(r1.p - 1)"
+
+
+def test_what_is_free_stays_free_through_exp():
+    free = Result(np.array([np.nan, 1.0]), np.array([-np.inf, -np.inf]), np.array([np.nan, np.inf]),
+                  np.array([np.inf, 0.0]), ball=None, origin=("call", 1, "lse"))
+    assert free.exp().budget.tolist() == [np.inf, 0.0]
