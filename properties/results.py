@@ -172,7 +172,7 @@ class Result:
                       origin=("@", self, other))
 
     def exp(self) -> Result:
-        """e to the power of it; monotone, so the budget follows: e^A (e^E - 1). What is free stays free, also at e^-inf."""
+        """e to the power of it; monotone, so the budget follows: e^A (e^E - 1); what is free stays free."""
         exact = np.exp(self.exact)
         with np.errstate(invalid="ignore"):
             budget = np.where(exact > 0, exact * np.expm1(self.budget) + 2 * U64 * exact, 0.0)
