@@ -24,12 +24,12 @@ from .claims import Claim
 from .memory import Laid
 from .results import Result
 from .script import reproduction
-from .signs import signs
 from .strategies import Inputs
 from .subjects import Subject
 from .trial import Call, Failure
 
 _SIGNS = {"=": "=", "<=": "<=", "==": "is bit for bit"}
+ABLATION = 2.0                    # seconds to look for what cures a failing example
 MOST_VALUES = 4096                # larger tensors are described, not written out
 
 
@@ -136,8 +136,18 @@ def check_event(cell: Cell, outcome: Outcome) -> dict:
         "reach": dict(trial.reach), "seconds": round(outcome.seconds, 4), "inside": round(trial.inside, 4),
         "note": outcome.note, "costs": trial.costs,
         "counterexample": outcome.failure and counterexample(cell, outcome.failure),
-        "signs": list(signs(outcome.failure.drawn, outcome.failure.calls)) if outcome.failure else [],
         **outcome.extra}
+
+
+def cures_of(claim: Claim, column: Column, outcome: Outcome) -> dict:
+    """Which repairs make the smallest failing example right, and which do not; nothing if that can not be told."""
+    from .power.ablation import ablate
+    try:
+        found = ablate(claim, column.subject, column.dtype, outcome.failure.drawn, dtypes=column.subject.dtypes,
+                       seconds=ABLATION)
+    except Exception:  # noqa: BLE001                      # the kernel is wrong already: it may raise anything
+        return {}
+    return {"cured_by": list(found.cured), "not_cured_by": list(found.not_cured)}
 
 
 def died_event(cell: Cell, case: tuple | None) -> dict:
@@ -158,7 +168,7 @@ def _check(cell: Cell, verdict: str, message: str) -> dict:
         "dtype": cell.dtype, "verdict": verdict, "message": message, "law": None, "faithful": None, "examples": 0,
         "unsupported": 0, "excused": 0, "discarded": 0, "budget_used": None, "budget_at": {}, "profile": {},
         "reach": {}, "seconds": 0.0, "inside": 0.0, "note": "", "costs": [], "counterexample": None,
-        "signs": [], "digest": cell.digest}
+        "cured_by": [], "not_cured_by": [], "digest": cell.digest}
 
 
 def _plain(sizes: dict) -> dict:

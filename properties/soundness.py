@@ -27,7 +27,7 @@ from .subjects import INTERPRETED_SHARE, digest_of
 
 SLOW_SHARE = 4                    # an implementation that is slow to call gets a fourth of the examples ...
 SLOW_EVERY = 10                   # ... and takes part in one of ten seeds, the first
-NOT_JUDGING = {"power", "report", "signs.py", "soundness.py", "session.py", "plugin.py", "items.py", "evidence.py",
+NOT_JUDGING = {"power", "report", "soundness.py", "session.py", "plugin.py", "items.py", "evidence.py",
                "script.py"}
 ANY_SEED = ("refuted", "statistical")                    # kinds of claims whose draws are derandomized
 ACCUSATION = ("id", "implementation", "dtype", "verdict", "message")

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from .ablating import ablations
 from .compare import compared, comparison
 from .known import as_text, known_bugs
 from .matrix import Places, run
@@ -50,6 +51,8 @@ def main(arguments: list[str] | None = None) -> int:
         found["claims"] = [c | {"kills_nothing": c["kills_nothing"] or "not asked for"} for c in found["claims"]]
     if options.compare:
         found |= compared(places, seed=options.seed, jobs=options.jobs, progress=_progress)
+    if options.save_known:
+        found["ablations"] = ablations(places, found, jobs=options.jobs, progress=_progress)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     options.out.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n", encoding="utf-8")
     if options.save_known:

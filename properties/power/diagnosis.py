@@ -2,20 +2,25 @@
 
 The kill matrix says of every known bug which claims notice it, how, and how soon. Read backwards it is a likelihood: a
 kernel that fails the claims a bug fails, and holds where that bug holds, is likely to have a mistake of its sort.
+Where failing calls were taken apart (`ablation`), what cures them counts more, and bugs of other operations count too.
 """
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from .cures import Cures, log_likelihood, usual
 from .known import Known, known_bugs
 from .reading import HOLDS, HOW, worst
 
 SLIP = 0.06                 # that a claim comes out otherwise than it did for a bug of the same sort
 OTHER_WAY = 0.25            # that it is noticed in another way (law or value) where it is noticed
+OF_CURES, OF_CLAIMS = 0.3, 0.02     # weights of the two likelihoods where both are known; claims fail in crowds
+OTHER_OPERATIONS = 2.0      # that much less likely (log) is the sort of a bug that shares no failing claim
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,7 @@ class Likeness:
     @property
     def explained(self) -> float:
         """The share of the claims that fail here which fail there too."""
-        return len(self.both) / (len(self.both) + len(self.only_here))
+        return len(self.both) / max(len(self.both) + len(self.only_here), 1)
 
 
 def likeness(seen: Mapping[str, str], known: Known, examples: int) -> Likeness:
@@ -52,10 +57,21 @@ def likeness(seen: Mapping[str, str], known: Known, examples: int) -> Likeness:
     return Likeness(known, score, tuple(both), tuple(only_here), tuple(only_there))
 
 
-def diagnose(seen: Mapping[str, str], bugs: Iterable[Known], *, examples: int) -> list[Likeness]:
-    """The known bugs that share a failing claim with what was seen, the likeliest first."""
+def diagnose(seen: Mapping[str, str], bugs: Iterable[Known], *, examples: int, cures: Cures | None = None
+             ) -> list[Likeness]:
+    """The known bugs that share a failing claim with what was seen, the likeliest first.
+
+    With `cures`, what cures the failing calls, the others follow among them, by their cures.
+    """
+    bugs = list(bugs)
     ranked = [likeness(seen, bug, examples) for bug in bugs]
-    return sorted((r for r in ranked if r.both), key=lambda r: (-r.score, r.known.name))
+    related = [r for r in ranked if r.both]
+    if cures and related:
+        usually, middle = usual(bug.cures for bug in bugs), statistics.median(r.score for r in related)
+        related = [replace(r, score=OF_CURES * log_likelihood(cures, r.known.cures, usually)
+                           + (OF_CLAIMS * r.score if r.both else OF_CLAIMS * middle - OTHER_OPERATIONS))
+                   for r in ranked]
+    return sorted(related, key=lambda r: (-r.score, r.known.name))
 
 
 def families(ranked: Iterable[Likeness]) -> list[tuple[str, float]]:
@@ -108,7 +124,7 @@ def leave_one_out(found: dict) -> dict[str, list[tuple[str, float]]]:
         seen = {claim: bug.kills.get(claim, (HOLDS, 0))[0] for claim, operations in judged.items()
                 if operations & bug.operations}
         others = [other for other in bugs if other.name != bug.name]
-        answers[bug.name] = families(diagnose(seen, others, examples=found["examples"]))
+        answers[bug.name] = families(diagnose(seen, others, examples=found["examples"], cures=bug.cures))
     return answers
 
 

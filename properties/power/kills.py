@@ -7,13 +7,12 @@ from dataclasses import dataclass
 
 import hypothesis
 from hypothesis import Phase
-from hypothesis.errors import UnsatisfiedAssumption, Unsatisfiable
+from hypothesis.errors import Unsatisfiable, UnsatisfiedAssumption
 
 from ..calls import Implementation, _Broken
 from ..claims import Claim
 from ..numerics import evaluate
 from ..search import draw, holds, judge
-from ..signs import signs
 from ..subjects import share_of
 from ..trial import LawFails, Raised, Trial, Unfaithful, activate
 from .suspects import Suspect
@@ -24,7 +23,7 @@ STUMBLES = "error"          # the claim itself raises something else
 
 @dataclass(frozen=True)
 class Kill:
-    """A claim noticed that a suspect is wrong: in which dtype, how, with which example, and what that looked like."""
+    """A claim noticed that a suspect is wrong: in which dtype, how, and with which example."""
 
     claim: str
     suspect: str
@@ -32,7 +31,6 @@ class Kill:
     how: str
     example: int
     message: str
-    signs: tuple[str, ...] = ()
 
 
 class _AllDead(Exception):
@@ -46,12 +44,13 @@ def judged_by(claim: Claim, suspect: Suspect) -> bool:
 
 def kills_of(claim: Claim, suspects: Iterable[Suspect], *, examples: int, seed: int, once: bool = False,
              excluded: Container[tuple[str, str]] = (),
-             watch: Callable[[str, str, int], None] = lambda suspect, dtype, example: None) -> list[Kill]:
+             watch: Callable[[str, str, int], None] = lambda suspect, dtype, example: None,
+             on_kill: Callable[[str, str, dict], None] = lambda suspect, dtype, drawn: None) -> list[Kill]:
     """Who is killed by a claim, with the first example that does it, per suspect and dtype.
 
     `once`: a suspect that is killed in one dtype is not judged in the others; pairs of suspect and dtype that are
     `excluded` are not judged at all. `watch(suspect, dtype, example)`
-    is called before each judgement.
+    is called before each judgement, and `on_kill(suspect, dtype, drawn)` with every example that kills.
     """
     name, kills, number = f"{claim.file}::{claim.name}", [], 0
     remembered: dict = {}
@@ -89,7 +88,8 @@ def kills_of(claim: Claim, suspects: Iterable[Suspect], *, examples: int, seed: 
                 continue
             except Exception as error:
                 how = HOW.get(type(error), STUMBLES)
-                kills.append(Kill(name, suspect, dtype, how, number, str(error)[:300], signs(drawn, trial.calls)))
+                kills.append(Kill(name, suspect, dtype, how, number, str(error)[:300]))
+                on_kill(suspect, dtype, drawn)
                 for other in [key for key in living if key == (suspect, dtype) or (once and key[0] == suspect)]:
                     del living[other]
         if not living:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections import defaultdict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from .cures import Cures, counted
 from .reading import PLACEBO, killers
 
 
 @dataclass(frozen=True)
 class Known:
-    """A known bug: what it is, where it shipped, and the claims that notice it: how, and after how many examples."""
+    """A known bug: what it is, where it shipped, and the claims that notice it: how, and after how many examples; and
+    which repairs cure its failing calls."""
 
     name: str
     family: str
@@ -20,13 +23,16 @@ class Known:
     source: str
     operations: frozenset[str]
     kills: Mapping[str, tuple[str, int]]
+    cures: Cures = field(default_factory=dict)
 
 
 def known_bugs(found: dict) -> list[Known]:
     """The known bugs of a recorded kill matrix; placebos are none."""
-    kills = killers(found)
+    kills, ablated = killers(found), defaultdict(list)
+    for one in found.get("ablations", ()):
+        ablated[one["suspect"]].append((one["cured"], one["not_cured"]))
     return [Known(s["name"], s["family"], s["title"], s.get("source", ""), frozenset(s["operations"]),
-                  kills[s["name"]]) for s in found["suspects"] if s["family"] != PLACEBO and kills[s["name"]]]
+                  kills[s["name"]], counted(ablated[s["name"]])) for s in found["suspects"] if s["family"] != PLACEBO and kills[s["name"]]]
 
 
 def as_text(bugs: list[Known]) -> str:
@@ -34,6 +40,7 @@ def as_text(bugs: list[Known]) -> str:
     lines = [json.dumps({
         "name": bug.name, "family": bug.family, "title": bug.title, "source": bug.source,
         "operations": sorted(bug.operations), "kills": {claim: list(bug.kills[claim]) for claim in sorted(bug.kills)},
+        "cures": {name: list(bug.cures[name]) for name in sorted(bug.cures)},
     }, ensure_ascii=False) for bug in sorted(bugs, key=lambda bug: bug.name)]
     return "[\n" + ",\n".join(lines) + "\n]\n"
 
@@ -42,7 +49,8 @@ def read(path: Path) -> list[Known]:
     """The bugs in a file written with `as_text`; ValueError, naming the file, where it is none."""
     try:
         return [Known(bug["name"], bug["family"], bug["title"], bug["source"], frozenset(bug["operations"]),
-                      {claim: (str(how), int(example)) for claim, (how, example) in bug["kills"].items()})
+                      {claim: (str(how), int(example)) for claim, (how, example) in bug["kills"].items()},
+                      {name: (int(cured), int(tried)) for name, (cured, tried) in bug.get("cures", {}).items()})
                 for bug in json.loads(path.read_text(encoding="utf-8"))]
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} holds no known bugs ({type(error).__name__}: {error}); "

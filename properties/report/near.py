@@ -5,12 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..power import diagnosis
+from ..power import cures, diagnosis
 from ..power.known import Known, read
 from .schema import completed
 from .state import State
 from .wording import NARROW, full_stop
 
+N_CURES = 4  # repairs that a sentence names, each way
 N_NEAREST, N_NAMED = 3, 3  # bugs that are shown, and claims that a sentence names
 DEFAULT_EXAMPLES = 30  # per claim, where no check says how many it had
 
@@ -34,11 +35,13 @@ class Near:
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """The families of mistakes with their probabilities, the nearest bugs, and the claim to look at first."""
+    """The families of mistakes with their probabilities, the nearest bugs, and the claim to look at first;
+    and what cures the failing calls, in a sentence."""
 
     families: tuple[tuple[str, float], ...]
     nearest: tuple[Near, ...]
     look_at: dict | None
+    cured: str = ""
 
 
 def clause(title: str) -> str:
@@ -62,10 +65,25 @@ def thread(source: str) -> str:
     return f"from no thread{source[4:]}" if source.startswith("none") else source or "from no thread"
 
 
+def cured_in_words(seen: cures.Cures) -> str:
+    """"Right without the mask; still wrong with one head.": what cures most calls, and what cures none; or nothing."""
+    counts = {name: n for name, n in seen.items() if n[1] and name != cures.BY_ITSELF}
+    facts = [name for name in cures.OBSERVED if counts.get(name, (0, 1))[0]]
+    repairs = sorted((-by / of, -of, name) for name, (by, of) in counts.items() if name not in cures.OBSERVED)
+    right = [name for share, _, name in repairs if share <= -0.5][:N_CURES]
+    wrong = [name for share, _, name in repairs if share == 0 and name not in cures.DECISIVE][:N_CURES]
+    parts = [*facts, *["right " + ", ".join(right)] * bool(right), *["still wrong " + ", ".join(wrong)] * bool(wrong)]
+    text = "; ".join(parts)
+    return full_stop(text[:1].upper() + text[1:]) if facts or right else ""
+
+
 def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagnosis | None:
     seen = diagnosis.verdicts_seen((check["claim"], check["verdict"]) for check in checks)
     examples = max((check["examples"] or 0 for check in checks), default=0) or DEFAULT_EXAMPLES
-    ranked = diagnosis.diagnose(seen, bugs, examples=examples)
+    taken_apart = [(c["cured_by"], c["not_cured_by"]) for c in checks if c["cured_by"] or c["not_cured_by"]]
+    seen_cures = cures.counted(taken_apart)
+    all_ranked = diagnosis.diagnose(seen, bugs, examples=examples, cures=seen_cures)
+    ranked = [like for like in all_ranked if like.both]
     if not ranked:
         return None
 
@@ -79,8 +97,8 @@ def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagn
         nearest.append(Near(like.known, both, len(like.both) + len(like.only_here), absent and claim(absent),
                             len(like.only_there), like.explained))  # fmt: skip
     look_at = next((claim for claim in nearest[0].both if claim["if_fails"]), None)
-    likely = [item for place, item in enumerate(diagnosis.families(ranked)[:2]) if place == 0 or item[1] >= 0.01]
-    return Diagnosis(tuple(likely), tuple(nearest), look_at)
+    likely = [item for place, item in enumerate(diagnosis.families(all_ranked)[:2]) if place == 0 or item[1] >= 0.01]
+    return Diagnosis(tuple(likely), tuple(nearest), look_at, cured_in_words(seen_cures))
 
 
 def diagnoses(state: State, known: Path | None) -> tuple[dict[str, Diagnosis], str]:
@@ -95,6 +113,8 @@ def diagnoses(state: State, known: Path | None) -> tuple[dict[str, Diagnosis], s
     for cell in state.cells:
         if cell.implementation:
             checks[cell.implementation].append({"claim": cell.claim, "verdict": cell.verdict,
-                                                "examples": cell.check.get("examples")})  # fmt: skip
+                                                "examples": cell.check.get("examples"),
+                                                "cured_by": cell.check.get("cured_by") or [],
+                                                "not_cured_by": cell.check.get("not_cured_by") or []})  # fmt: skip
     found = {name: _diagnosis(own, state, bugs) for name, own in checks.items()}
     return {name: one for name, one in found.items() if one}, ""

@@ -68,7 +68,7 @@ OPTIONAL = {
     "plan": "",
     "problem": "file line claim",
     "check": "implementation dtype law faithful examples unsupported excused discarded budget_used budget_at profile "
-    "reach seconds inside message note costs signs reason link still_there counterexample digest",
+    "reach seconds inside message note costs cured_by not_cured_by reason link still_there counterexample digest",
 }
 
 

@@ -1,0 +1,97 @@
+"""Ablation tells what cures a failing call, and diagnosis makes use of it."""
+
+from itertools import count
+
+import pytest
+import torch
+
+from properties.power.ablation import ablate
+from properties.power.cures import ANEW, CONTIGUOUS, STAY, WRITTEN, counted, log_likelihood, usual
+from properties.power.diagnosis import diagnose, families
+from properties.power.known import Known, as_text, read
+from properties.report.near import cured_in_words
+from properties.subjects import load
+
+KERNEL = '''
+import torch
+
+kept = {{}}
+
+
+def softmax(x):
+    """Wrong on purpose."""
+    y = torch.softmax(x.double(), -1).to(x.dtype)
+    {wrong}
+    return y
+'''
+
+
+@pytest.fixture
+def cures_of(tmp_path):
+    """What cures softmax of two rows of 20, with a line that makes it wrong."""
+    numbers = count()
+
+    def cures(wrong: str):
+        path = tmp_path / f"kernel_{next(numbers)}.py"
+        path.write_text(KERNEL.format(wrong=wrong))
+        (subject, *_), problems = load(path, name="kernel")
+        assert not problems
+
+        class Softmax:
+            name, file, arguments = "softmax", "spec/softmax.py", ("impl", "x")
+
+            @staticmethod
+            def body(impl, x):
+                impl.softmax(x.flip(-1))
+                impl.softmax(x)
+
+        return ablate(Softmax, subject, "float32", {"x": torch.arange(40.0, dtype=torch.float64).reshape(2, 20) / 9})
+    return cures
+
+
+def test_a_block_that_is_too_short_is_cured_by_fewer_columns_and_not_by_fewer_rows(cures_of):
+    found = cures_of("y[..., 16:] = 0")
+    assert "with 16 columns" in found.cured and {"with one row", "with small values"} <= set(found.not_cured)
+    assert STAY in found.not_cured
+
+
+def test_numbers_that_nobody_wrote_do_not_follow_the_inputs(cures_of):
+    assert STAY in cures_of("y[..., 16:] = 0.5").cured
+
+
+def test_what_is_remembered_is_forgotten_when_imported_anew(cures_of):
+    found = cures_of("y = kept.setdefault(x.shape, y).clone()")
+    assert ANEW in found.cured and "with one row" not in found.cured + found.not_cured
+
+
+def test_an_input_that_is_written_needs_no_repairs(cures_of):
+    assert cures_of("x += 1").cured == (WRITTEN,)
+
+
+def test_decisive_repairs_count_as_tried_on_every_call():
+    seen = counted([((CONTIGUOUS,), ()), ((), ("with one row",))])
+    assert seen[CONTIGUOUS] == (1, 2) and seen["with one row"] == (0, 1)
+
+
+def bug(name, family, operation, cures, kills=("any",)):
+    return Known(name, family, f"{name}.", "", frozenset({operation}), {c: ("unfaithful", 1) for c in kills}, cures)
+
+
+def test_cures_outweigh_claims_and_cross_operations(tmp_path):
+    masked, strided = {"without the mask": (5, 5), "with one head": (0, 5)}, {"with one head": (5, 5)}
+    bugs = [bug("a", "masks", "softmax", masked, ("other",)), bug("b", "head mapping", "attention", strided)]
+    usually = usual(b.cures for b in bugs)
+    assert log_likelihood(masked, masked, usually) > log_likelihood(masked, strided, usually)
+    many = {"without the mask": (4, 4), "with one head": (0, 4)} | {f"with {n} keys": (0, 4) for n in range(9)}
+    bugs = [bug("a", "masks", "softmax", many, ("other",)),
+            bug("b", "head mapping", "attention", {name: (4, 4) for name in many})]
+    assert families(diagnose({"any": "unfaithful"}, bugs, examples=30, cures=many))[0][0] == "masks"
+    assert families(diagnose({"any": "unfaithful"}, bugs, examples=30))[0][0] == "head mapping"
+    (tmp_path / "known.json").write_text(as_text(bugs))
+    assert read(tmp_path / "known.json") == bugs
+
+
+def test_cures_are_told_in_a_sentence():
+    seen = {"without the mask": (2, 2), "with one head": (0, 2), CONTIGUOUS: (0, 2)}
+    assert cured_in_words(seen) == "Right without the mask; still wrong with one head."
+    assert cured_in_words({"with one head": (0, 2)}) == ""
