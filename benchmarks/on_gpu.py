@@ -58,13 +58,14 @@ class Outcome:
 def run(command: Sequence[str], *, seconds: float, log: Path, environment: dict | None = None) -> Finished:
     """Run a command in the repository's root, in a process group that is ended as a whole when the time is up."""
     log.parent.mkdir(parents=True, exist_ok=True)
+    own = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}     # nobody's worker
     start = time.monotonic()
     with log.open("a") as stream:
         print(f"$ {' '.join(map(str, command))}", file=stream, flush=True)
         began = stream.tell()
         child = subprocess.Popen([str(word) for word in command], cwd=ROOT, stdout=stream, stderr=subprocess.STDOUT,
                                  stdin=subprocess.DEVNULL, start_new_session=True,
-                                 env=os.environ | {"PYTHONUNBUFFERED": "1"} | (environment or {}))
+                                 env=own | {"PYTHONUNBUFFERED": "1"} | (environment or {}))
         try:
             status = child.wait(timeout=max(seconds, 1.0))
         except subprocess.TimeoutExpired:

@@ -45,6 +45,7 @@ def calls(dtype: torch.dtype) -> dict:
     out, lse = kernels.attention(q, k, v, causal=True)
     m, l, acc = new(2, 37, of=state), new(2, 37, of=state).abs() + 1, new(2, 37, 24, of=state)
     rows, keep = gaps(7, 133), bools(7, 133)
+    long = new(2, 65539)                        # rows that no tile holds
     caches = new(2, 2, 90, 24), new(2, 2, 90, 24)
     return {
         "attention": [((q, k, v), dict(causal=True)), ((q, k, v), dict(mask=mask, bias=bias)),
@@ -56,15 +57,15 @@ def calls(dtype: torch.dtype) -> dict:
                      torch.tensor([40, 5], device=DEVICE)), {})],
         "dropout": [((rows, 0.25, 3), {})],
         "gelu": [((rows,), {})],
-        "layer_norm": [((rows, new(133), new(133)), {})],
-        "layer_norm_backward": [((rows, new(133), gaps(7, 133)), {})],
-        "log_sum_exp": [((rows,), {})],
-        "masked_softmax": [((rows, keep), {})],
+        "layer_norm": [((rows, new(133), new(133)), {}), ((long, long[0], long[1]), {})],
+        "layer_norm_backward": [((rows, new(133), gaps(7, 133)), {}), ((long, long[0], long), {})],
+        "log_sum_exp": [((rows,), {}), ((long,), {})],
+        "masked_softmax": [((rows, keep), {}), ((long, long > 0), {})],
         "merge": [((m, l, acc, m, l, acc), {})],
         "merge_lse": [((new(2, 37, 24), m, new(2, 37, 24), m), {})],
         "rope": [((gaps(2, 3, 37, 24), torch.arange(37, device=DEVICE)), {})],
-        "softmax": [((rows,), {})],
-        "softmax_backward": [((rows, gaps(7, 133)), {})],
+        "softmax": [((rows,), {}), ((long,), {})],
+        "softmax_backward": [((rows, gaps(7, 133)), {}), ((long, long), {})],
         "split_kv": [((new(2, 4, 1, 24), k, new(2, 2, 71, 24)), dict(n_splits=5))],
     }
 

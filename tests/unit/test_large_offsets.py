@@ -173,9 +173,9 @@ def test_layer_norm_backward_of_more_rows_than_32_bits_count(last_program):
     x, dy, weight, n_programs, block = [1.0, 3.0], [1.0, 2.5], torch.ones(2, dtype=HALF), 2**11, 2**16
     n_rows = 2**31 + n_programs * block         # the last program's tiles end with the last row
     dx, parts = torch.empty(n_rows, 2, dtype=HALF), torch.empty(2, n_programs, 2)
-    layer_norm.layer_norm_backward_kernel[(n_programs,)](
-        endless(*x, n_rows=n_rows), weight, endless(*dy, n_rows=n_rows), dx, *parts, n_rows, 2, (0, 1), 1, (0, 1), 1.0,
-        ACC=tl.float32, BLOCK_ROWS=block, BLOCK_COLUMNS=2)
+    layer_norm.layer_norm_backward_kernel[(1, n_programs)](
+        endless(*x, n_rows=n_rows), weight, endless(*dy, n_rows=n_rows), None, dx, *parts, n_rows, 2, (0, 1), 1, (0, 1),
+        1.0, ACC=tl.float32, BLOCK_ROWS=block, BLOCK_COLUMNS=2)
     expected = triton_kernels.layer_norm_backward(endless(*x, n_rows=1), weight, endless(*dy, n_rows=1), eps=1.0)[0]
     assert expected.all() and (dx[-3:] == expected).all()
 
