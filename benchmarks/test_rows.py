@@ -125,8 +125,6 @@ def check_of(operation, given):
     pytest.param(operation, *shape, id=f"{operation}-{shape[0]}x{shape[1]}")
     for operation, about in ROWS.items() for shape in about.shapes])
 def test_rows(operation, rows, columns, device, small, race):
-    if not hasattr(kernels, operation):
-        pytest.skip(f"triton_kernels has no {operation}")
     rows, columns = (max(rows // 2048, 8), columns // 64) if small else (rows, columns)
     given = arguments_of(operation, rows, columns, device)
     ours = lambda: getattr(kernels, operation)(**given)  # noqa: E731

@@ -4,7 +4,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .figures import INK, STYLES, Figure, _power_of_two, _svg
+from .figures import STYLES, Figure, _power_of_two, _svg, style
 from .schema import dtype_order, number, short_dtype
 from .state import Cell
 
@@ -68,11 +68,7 @@ def _plot(variable: str, unit: str, series: tuple[Series, ...]) -> str:
     from matplotlib.figure import Figure as Canvas
     from matplotlib.ticker import LogLocator
 
-    settings = {
-        "svg.fonttype": "none", "svg.hashsalt": f"costs-{variable}-{unit}", "font.family": "sans-serif", "font.size": 9,
-        "text.color": INK, "axes.labelcolor": INK, "axes.edgecolor": INK, "xtick.color": INK, "ytick.color": INK,
-    }  # fmt: skip
-    with rc_context(settings):
+    with rc_context(style(f"costs-{variable}-{unit}")):
         canvas = Canvas(figsize=(4.6, 3.4), layout="constrained")
         axes = canvas.subplots()
         for number_, one in enumerate(series):

@@ -1,14 +1,17 @@
 """Known bugs as they are committed and used: refused where they are incomplete, named in a run's last words."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from properties.power.__main__ import main
 from properties.power.diagnosis import diagnose, most_telling, telling_absence, verdicts_seen
-from properties.power.known import Known, as_text
+from properties.power.known import Known, as_text, read
+from properties.power.matrix import Places
 from properties.session import Session
 
+ROOT = Path(__file__).parents[2]
 LAW, VALUE = "law fails", "unfaithful"
 TILED = Known("attention.tiled", "head mapping", "Heads are tiled.", "jax-js#180", frozenset({"attention"}),
               {"any": (VALUE, 1), "heads": (LAW, 1), "sums": (LAW, 3), "rare": (LAW, 9)})
@@ -59,3 +62,14 @@ def test_an_incomplete_matrix_is_not_saved(capsys, tmp_path):
     with pytest.raises(SystemExit):
         main(["spec", "--base", "impls/naive.py", "--until-killed", "--save-known", str(tmp_path / "known.json")])
     assert "--save-known needs the whole matrix" in capsys.readouterr().err
+
+
+def test_the_committed_bugs_are_those_of_the_tree():
+    """A bug or a claim that was renamed would silently take no more part in diagnosis."""
+    places = Places(ROOT / "spec", ROOT / "impls" / "naive.py", (ROOT / "impls" / "wrong",))
+    suspects, problems = places.suspects()
+    bugs = read(ROOT / "impls" / "wrong" / "known.json")
+    again = "run python -m properties.power with --save-known impls/wrong/known.json"
+    assert not problems
+    assert {b.name: b.family for b in bugs} == {s.name: s.family for s in suspects}, again
+    assert {claim for b in bugs for claim in b.kills} <= {f"{c.file}::{c.name}" for c in places.claims()}, again
