@@ -34,6 +34,17 @@ ROW_REGIMES = {
 }
 
 
+def first_row(drawn) -> dict:
+    """The first row of `norm_inputs`, and what belongs to its first entry, for a proof about one row."""
+    x, weight, bias, eps = drawn
+    return {"x": x[0].tolist(), "n": x.shape[-1], "w": float(weight[0]), "b": float(bias[0]), "e": eps}
+
+
+def unweighted(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """x with weight 1 and bias 0."""
+    return x, torch.ones(x.shape[-1]).double(), torch.zeros(x.shape[-1]).double()
+
+
 @st.composite
 def norm_inputs(draw, *, least: int = 1, most: int = 257, regimes: tuple[str, ...] = tuple(ROW_REGIMES),
                 tokens: bool = False) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, float]:

@@ -12,7 +12,7 @@ from impls import triton_kernels
 
 from . import machine_code
 from .calls import CALLS, calls
-from .record import TARGETS, Launch, kernels, launches, tensor
+from .record import TARGETS, Launch, kernels, launches
 
 GOOD = {"target": "sm_90", "registers": 128, "spills": 0, "shared": 49152, "matrix": {"HGMMA": 8}, "notes": [],
         "products": [[64, "bf16"]]}  # fmt: skip

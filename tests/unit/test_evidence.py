@@ -39,7 +39,8 @@ def test_a_case_is_read_back_with_its_arguments(tmp_path):
     cell, launch = read_case(tmp_path / "cases" / "gw0.case")
     assert cell == CELL and launch[1] == "softmax"
     event = died_event(cell, launch)
-    assert event["verdict"] == "crashed" and event["counterexample"]["calls"][0]["arguments"]["x"]["values"] == [[1.0, 2.0]]
+    assert event["verdict"] == "crashed"
+    assert event["counterexample"]["calls"][0]["arguments"]["x"]["values"] == [[1.0, 2.0]]
     case.leave()
     assert read_case(tmp_path / "cases" / "gw0.case") is None
 
