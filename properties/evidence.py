@@ -24,12 +24,13 @@ from .claims import Claim
 from .memory import Laid
 from .results import Result
 from .script import reproduction
+from .search import Budget
 from .strategies import Inputs
 from .subjects import Subject
 from .trial import Call, Failure
 
 _SIGNS = {"=": "=", "<=": "<=", "==": "is bit for bit"}
-ABLATION = 2.0                    # seconds to look for what cures a failing example
+ABLATION = 2.0                    # seconds to find a failing example anew, and as many to look for what cures it
 MOST_VALUES = 4096                # larger tensors are described, not written out
 
 
@@ -139,12 +140,20 @@ def check_event(cell: Cell, outcome: Outcome) -> dict:
         **outcome.extra}
 
 
-def cures_of(claim: Claim, column: Column, outcome: Outcome) -> dict:
-    """Which repairs make the smallest failing example right, and which do not; nothing if that can not be told."""
+def cures_of(claim: Claim, column: Column, outcome: Outcome, budget: Budget) -> dict:
+    """Which repairs make a failing example right, and which do not; nothing if that can not be told.
+
+    The first failing example, not the smallest: in that, little is left that could be repaired.
+    """
     from .power.ablation import ablate
+    from .power.kills import first_failing
+    drawn = None
     try:
-        found = ablate(claim, column.subject, column.dtype, outcome.failure.drawn, dtypes=column.subject.dtypes,
-                       seconds=ABLATION)
+        if claim.kind != "refuted":                               # whose law is meant to fail
+            drawn = first_failing(claim, column.subject, column.dtype, examples=budget.examples, seed=budget.seed,
+                                  seconds=ABLATION)
+        drawn = drawn or outcome.failure.drawn
+        found = ablate(claim, column.subject, column.dtype, drawn, dtypes=column.subject.dtypes, seconds=ABLATION)
     except Exception:  # noqa: BLE001                      # the kernel is wrong already: it may raise anything
         return {}
     return {"cured_by": list(found.cured), "not_cured_by": list(found.not_cured)}

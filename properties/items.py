@@ -46,7 +46,7 @@ class ClaimItem(pytest.Item):
             outcome = cells.run(claim, column, session.budget(claim, column), record=session.case.launch)
             if outcome.verdict in ("law fails", "unfaithful") and column.subject:
                 session.case.enter(cell, limit=session.limit or 1e9)
-                outcome.extra |= evidence.cures_of(claim, column, outcome)
+                outcome.extra |= evidence.cures_of(claim, column, outcome, session.budget(claim, column))
             session.case.leave()
         self.record = evidence.check_event(cell, outcome)
         if outcome.verdict in cells.RED:

@@ -20,6 +20,7 @@ from . import cells, evidence
 from .cells import Column
 from .claims import Claim
 from .power import known
+from .power.cures import counted
 from .power.diagnosis import diagnose, verdicts_seen
 from .subjects import Problem, Subject, load, share_of
 
@@ -52,6 +53,7 @@ class Session:
         self.counts: dict[str, int] = {}
         self.red: dict[str, list[dict]] = {}                     # red checks by implementation, for the last words
         self.judged: dict[str, list[tuple[str, str]]] = {}       # (claim, verdict) by implementation
+        self.ablated: dict[str, list[tuple[list, list]]] = {}    # what cures its failing calls, and what does not
         self.likely: dict[str, str] = {}                         # what a claim's failure means
         given = config.getoption("run_seed")
         self.seed = self.worker["attest_seed"] if self.worker else random.SystemRandom().randrange(2**32) \
@@ -200,6 +202,9 @@ class Session:
             self.red.setdefault(record["implementation"] or record["leg"], []).append(record)
         if record["implementation"]:
             self.judged.setdefault(record["implementation"], []).append((record["claim"], record["verdict"]))
+            if record["cured_by"] or record["not_cured_by"]:
+                self.ablated.setdefault(record["implementation"], []).append(
+                    (record["cured_by"], record["not_cured_by"]))
         self.counts[record["verdict"]] = self.counts.get(record["verdict"], 0) + 1
         self.emit(record)
 
@@ -211,8 +216,9 @@ class Session:
             bugs = known.read(self.places.known)
         except ValueError as error:
             return f"nothing that is known: {error}"
-        nearest = diagnose(verdicts_seen(self.judged.get(name, ())), bugs, examples=self.examples)[:1]
-        return next((f"{like.known.title} ({like.known.family})" for like in nearest if like.explained >= 0.5), "")
+        nearest = diagnose(verdicts_seen(self.judged.get(name, ())), bugs, examples=self.examples,
+                           cures=counted(self.ablated.get(name, ())))
+        return next((f"{like.known.title} ({like.known.family})" for like in nearest[:1] if like.explained >= 0.5), "")
 
     def take_over(self) -> None:
         """Copy what the first worker collected into the events file, and its problems into the summary."""

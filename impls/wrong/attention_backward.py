@@ -52,7 +52,7 @@ def always_causal(q, k, v, out, lse, dout, causal=False, mask=None, scale=None):
     """The backward pass takes every call for a causal one.
 
     Shipped: triton#4541, triton#4174, triton#5660, triton#5241.
-    Family: backward.
+    Family: masks.
     """
     return _gradients(q, k, v, out, lse, dout, True, mask, scale)
 
@@ -61,7 +61,7 @@ def causal_aligned_at_the_first_key(q, k, v, out, lse, dout, causal=False, mask=
     """Causal is aligned at the bottom right in the forward pass and at the top left in the backward pass.
 
     Notes: 001, section 3.2.
-    Family: backward.
+    Family: masks.
     """
     def visible(q, k, causal, mask):
         keep = _visible(q, k, False, mask)
@@ -74,7 +74,7 @@ def mask_forgotten(q, k, v, out, lse, dout, causal=False, mask=None, scale=None)
     """The mask is applied in the forward pass only: hidden keys get weights above 1, and gradients.
 
     Notes: 004, question 4.
-    Family: backward.
+    Family: masks.
     """
     return _gradients(q, k, v, out, lse, dout, causal, None, scale)
 
@@ -83,7 +83,7 @@ def rows_without_keys_are_nan(q, k, v, out, lse, dout, causal=False, mask=None, 
     """exp(S - lse) of a row that sees no key is exp(-inf - -inf), and its NaN reaches the gradients of all keys.
 
     Shipped: flash-attention#1778, flash-attention#443, unsloth#9848.
-    Family: backward.
+    Family: masks.
     """
     return _gradients(q, k, v, out, lse, dout, causal, mask, scale,
                       weights=lambda scores, lse: torch.exp(scores - lse[..., None]))
@@ -104,7 +104,7 @@ def dk_without_scale(q, k, v, out, lse, dout, causal=False, mask=None, scale=Non
     """Keys take part in scaled scores, but their gradient is not scaled.
 
     Shipped: flash-attention#2651.
-    Family: backward.
+    Family: scale.
     """
     return _gradients(q, k, v, out, lse, dout, causal, mask, scale, dk_scale=1.0)
 
@@ -113,7 +113,7 @@ def scale_truncated_to_bfloat16(q, k, v, out, lse, dout, causal=False, mask=None
     """The backward pass is given the scale in bfloat16: exact for head dims 4, 16 and 64, and for no other below 256.
 
     Shipped: tt-metal#53207.
-    Family: backward.
+    Family: dtypes.
     """
     scale = torch.tensor(q.shape[3] ** -0.5 if scale is None else scale, dtype=torch.bfloat16).item()
     return _gradients(q, k, v, out, lse, dout, causal, mask, scale)
@@ -123,7 +123,7 @@ def denominator_for_lse(q, k, v, out, lse, dout, causal=False, mask=None, scale=
     """P = exp(S) / exp(lse): the denominator that was stored, which overflows for scores above 88.
 
     Notes: 001, section 5.
-    Family: backward.
+    Family: numerics.
     """
     def weights(scores, lse):
         total = torch.exp(lse)[..., None]

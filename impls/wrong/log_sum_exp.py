@@ -11,7 +11,7 @@ def logarithm_to_base_2(x):
     """Exponentials are taken to base 2, and so is the logarithm that is handed out.
 
     Shipped: flashinfer#2113, sglang#35045, sglang#40903, vllm#28840, pytorch#181645.
-    Family: numerics.
+    Family: scale.
     """
     return _right(x) / math.log(2)
 

@@ -33,7 +33,7 @@ def positions_in_the_dtype_of_x(x, positions, base=10000.0):
     """Positions are rounded to half precision before they are multiplied by the frequencies.
 
     Shipped: gpt-neox#1003, transformers#25681, transformers#29496, sglang-jax#1472, modalities#462.
-    Family: positions.
+    Family: dtypes.
     Dtypes: float16, bfloat16.
     """
     return _right(x, positions.to(x.dtype), base)
@@ -43,7 +43,7 @@ def frequencies_in_bfloat16(x, positions, base=10000.0):
     """The frequencies are a buffer of the model, and are rounded with it.
 
     Shipped: transformers#29285.
-    Family: positions.
+    Family: dtypes.
     Dtypes: bfloat16.
     """
     half = x.shape[-1] // 2

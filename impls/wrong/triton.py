@@ -241,7 +241,7 @@ def lse_in_base_2(q, k, v, **options):
     """The log-sum-exp comes back in units of log 2, as the loop kept it.
 
     Shipped: flashinfer#2113, pytorch#181645.
-    Family: numerics.
+    Family: scale.
     """
     return _attention("lse in base 2", q, k, v, **options)
 

@@ -15,7 +15,7 @@ from .matrix import Places, run
 from .reading import PLACEBO
 from .suspects import Suspect
 
-CLAIMS = 5                  # that kill a suspect and whose first failing example is taken apart
+CLAIMS = 10                 # that kill a suspect and whose first failing example is taken apart
 _DTYPES = ("float32", "float16", "bfloat16", "float64")         # the first of these in which it is killed
 
 

@@ -10,11 +10,13 @@ from __future__ import annotations
 import importlib.util
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from hypothesis.errors import HypothesisDeprecationWarning
 
 from ..calls import Implementation
 from ..claims import Claim
@@ -26,7 +28,8 @@ from ..search import judge
 from ..subjects import Subject
 from ..trial import Call, LawFails, Raised, Trial, Unfaithful, Unsupported, activate
 from . import cures
-from .cures import AGAIN, ALONE, ANEW, BY_ITSELF, MEMORY, OTHER_BITS, SECOND, STAY, VIEW, WRITTEN
+from .cures import AGAIN, ALONE, ANEW, BY_ITSELF, MEMORY, OTHER_BITS, SECOND, SEEN, STAY, VIEW, WRITTEN
+from .observations import observed
 from .repairs import REPAIRS, Asked, changed_values
 
 DTYPES = ("float64", "float32")
@@ -227,7 +230,8 @@ def _all(subject: Subject, dtype: str, before: list[Asked], asked: Asked, first:
 class Ablation:
     """A claim's failing example on a suspect: after which repairs its first wrong call is right, or still wrong.
 
-    What is `cures.OBSERVED` stands among them: in `cured` where it is so, in `not_cured` where not.
+    What is `cures.OBSERVED`, or is seen of its result, stands among them: in `cured` where it is so, in `not_cured`
+    where not.
     """
 
     claim: str
@@ -243,7 +247,8 @@ def ablate(claim: Claim, subject: Subject, dtype: str, drawn: dict, *, dtypes: t
     trial, end = Trial(claim=claim.name, dtype=dtype), time.monotonic() + seconds
     impl, found = Recording(subject, dtype, trial), {}
     try:
-        with activate(trial):
+        with activate(trial), warnings.catch_warnings():
+            warnings.simplefilter("ignore", HypothesisDeprecationWarning)       # of `assume` outside of a search
             judge(claim, trial, impl, drawn)
         found[AGAIN] = True
     except (LawFails, Unfaithful, Raised):
@@ -251,6 +256,7 @@ def ablate(claim: Claim, subject: Subject, dtype: str, drawn: dict, *, dtypes: t
         if wrong >= len(impl.asked):
             found[BY_ITSELF] = True
         else:
+            found |= {SEEN + name: answer for name, answer in observed(trial.calls[wrong]).items()}
             for name, answer in _all(subject, dtype, impl.asked[:wrong], impl.asked[wrong], trial.calls[wrong], dtypes):
                 found[name] = answer
                 if time.monotonic() > end:

@@ -1,4 +1,4 @@
-"""What ablation tells of a bug (see `ablation`): which repairs cure its failing calls, counted; plain data, no torch."""
+"""What ablation tells of a bug (see `ablation`): which repairs cure its failing calls, counted; no torch."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ SECOND, ANEW, CONTIGUOUS, ALONE, AGAIN, BY_ITSELF = (
     "every call by itself")
 DECISIVE = frozenset({*OBSERVED, SECOND, ANEW, CONTIGUOUS, ALONE, AGAIN, BY_ITSELF})    # the arguments say no more
 IN_DTYPE = ("in float64", "in float32")
+SEEN = "seen: "             # begins what is seen of a wrong result (see `observations`): it stands among the repairs
 
 # Weights, chosen once from a coarse grid by leave-one-out on the 284 known bugs of November 2026.
-PRIOR, LEAST = 0.5, 0.02    # what a bug is taken to have had of the usual outcome; probabilities stay this far from 0, 1
+PRIOR, LEAST = 0.5, 0.02    # calls taken to have had the usual outcome; probabilities stay this far from 0 and 1
 OF_DECISIVE, OF_DTYPE = 4.0, 2.0
 
 Cures = Mapping[str, tuple[int, int]]           # repair -> (calls that it cured, calls on which it was tried)

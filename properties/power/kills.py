@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Container, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import hypothesis
 from hypothesis import Phase
@@ -13,7 +14,7 @@ from ..calls import Implementation, _Broken
 from ..claims import Claim
 from ..numerics import evaluate
 from ..search import draw, holds, judge
-from ..subjects import share_of
+from ..subjects import Subject, share_of
 from ..trial import LawFails, Raised, Trial, Unfaithful, activate
 from .suspects import Suspect
 
@@ -102,6 +103,25 @@ def kills_of(claim: Claim, suspects: Iterable[Suspect], *, examples: int, seed: 
             except (_AllDead, Unsatisfiable):
                 pass
     return kills
+
+
+def first_failing(claim: Claim, subject: Subject, dtype: str, *, examples: int, seed: int, seconds: float
+                  ) -> dict | None:
+    """The first example, as it was drawn, with which a claim fails on an implementation; None if none is found in
+    time."""
+    found, end = [], time.monotonic() + seconds
+    suspect = Suspect(replace(subject, dtypes=(dtype,)), frozenset(subject.operations), "", "", "", None)
+
+    def watch(*_) -> None:
+        if time.monotonic() > end:
+            raise TimeoutError
+
+    try:
+        kills_of(claim, [suspect], examples=examples, seed=seed, watch=watch,
+                 on_kill=lambda suspect, dtype, drawn: found.append(drawn))
+    except TimeoutError:
+        pass
+    return found[0] if found else None
 
 
 def _key(argument):

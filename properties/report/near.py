@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..power import cures, diagnosis
-from ..power.known import Known, read
+from ..power.families import HeldBack, features, fit, held_back
+from ..power.known import Known, about, read
+from ..power.reading import HOLDS
 from .schema import completed
 from .state import State
 from .wording import NARROW, full_stop
@@ -69,7 +71,11 @@ def cured_in_words(seen: cures.Cures) -> str:
     """"Right without the mask; still wrong with one head.": what cures most calls, and what cures none; or nothing."""
     counts = {name: n for name, n in seen.items() if n[1] and name != cures.BY_ITSELF}
     facts = [name for name in cures.OBSERVED if counts.get(name, (0, 1))[0]]
-    repairs = sorted((-by / of, -of, name) for name, (by, of) in counts.items() if name not in cures.OBSERVED)
+    results = sorted((-by / of, -of, name.removeprefix(cures.SEEN)) for name, (by, of) in counts.items()
+                     if name.startswith(cures.SEEN) and 2 * by > of)
+    facts += [name for _, _, name in results[:N_CURES]]
+    repairs = sorted((-by / of, -of, name) for name, (by, of) in counts.items()
+                     if name not in cures.OBSERVED and not name.startswith(cures.SEEN))
     right = [name for share, _, name in repairs if share <= -0.5][:N_CURES]
     wrong = [name for share, _, name in repairs if share == 0 and name not in cures.DECISIVE][:N_CURES]
     parts = [*facts, *["right " + ", ".join(right)] * bool(right), *["still wrong " + ", ".join(wrong)] * bool(wrong)]
@@ -82,8 +88,12 @@ def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagn
     examples = max((check["examples"] or 0 for check in checks), default=0) or DEFAULT_EXAMPLES
     taken_apart = [(c["cured_by"], c["not_cured_by"]) for c in checks if c["cured_by"] or c["not_cured_by"]]
     seen_cures = cures.counted(taken_apart)
-    all_ranked = diagnosis.diagnose(seen, bugs, examples=examples, cures=seen_cures)
-    ranked = [like for like in all_ranked if like.both]
+    failing = [claim for claim, verdict in seen.items() if verdict != HOLDS]
+    if not failing or not bugs:
+        return None
+    operations = {name: claim["operations"] for name, claim in state.claims.items()}
+    families = fit(bugs).of(features(failing, about(failing, operations), seen_cures))
+    ranked = diagnosis.diagnose(seen, bugs, examples=examples, cures=seen_cures, families=families)
     if not ranked:
         return None
 
@@ -97,8 +107,46 @@ def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagn
         nearest.append(Near(like.known, both, len(like.both) + len(like.only_here), absent and claim(absent),
                             len(like.only_there), like.explained))  # fmt: skip
     look_at = next((claim for claim in nearest[0].both if claim["if_fails"]), None)
-    likely = [item for place, item in enumerate(diagnosis.families(all_ranked)[:2]) if place == 0 or item[1] >= 0.01]
+    likely = [item for place, item in enumerate(families[:2]) if place == 0 or item[1] >= 0.01]
     return Diagnosis(tuple(likely), tuple(nearest), look_at, cured_in_words(seen_cures))
+
+
+@dataclass(frozen=True)
+class Reliability:
+    """How far diagnosis can be trusted: the known bugs, each diagnosed by the others; all, and by family, the largest
+    first."""
+
+    bugs: tuple[HeldBack, ...]
+
+    @property
+    def n_first(self) -> int:
+        return sum(bug.first for bug in self.bugs)
+
+    @property
+    def n_among_two(self) -> int:
+        return sum(bug.among_two for bug in self.bugs)
+
+    @property
+    def families(self) -> list[tuple[str, "Reliability"]]:
+        by_family = defaultdict(list)
+        for bug in self.bugs:
+            by_family[bug.known.family].append(bug)
+        largest_first = sorted(by_family.items(), key=lambda item: (-len(item[1]), item[0]))
+        return [(name, Reliability(tuple(own))) for name, own in largest_first]
+
+    @property
+    def mistaken(self) -> list[HeldBack]:
+        """Those for which another family is named first."""
+        return [bug for bug in self.bugs if not bug.first]
+
+
+def reliability(known: Path | None) -> Reliability | None:
+    """Of the diagnosis by the known bugs in a file; None where there are none."""
+    try:
+        bugs = read(known) if known is not None and known.is_file() else []
+    except ValueError:                                      # `diagnoses` says so
+        bugs = []
+    return Reliability(tuple(held_back(bugs))) if bugs else None
 
 
 def diagnoses(state: State, known: Path | None) -> tuple[dict[str, Diagnosis], str]:

@@ -114,6 +114,7 @@ def _content(state: State, sources: Sources) -> dict:
         "soundness": soundness(sources.soundness),
         "diagnoses": near_bugs,
         "known_not_read": not_read,
+        "reliability": near.reliability(sources.known),
     }
 
 
@@ -125,9 +126,10 @@ def html(state: State, *sources: Path | None) -> str:
     return template.render(**content, files=sections(state), figures=drawn, no_figures=no_figures)
 
 
-def power_html(state: State, record: Path | None) -> str:
-    """``power.html``, the kill matrix."""
-    return _environment().get_template("power.html.j2").render(state=state, power=power(record))
+def power_html(state: State, record: Path | None, known: Path | None = None) -> str:
+    """``power.html``: the kill matrix, and how reliable diagnosis by the known bugs is."""
+    template = _environment().get_template("power.html.j2")
+    return template.render(state=state, power=power(record), reliability=near.reliability(known))
 
 
 def markdown(state: State, *sources: Path | None) -> str:
@@ -153,7 +155,7 @@ def write(state: State, folder: Path, *, measured: Path | None = None, known: Pa
     written = []
     record = folder / "power.json"
     sources = state, measured, folder / "compile", record, known, folder / "soundness" / "summary.json"
-    pages = {"index.html": html(*sources), "power.html": power_html(state, record), "report.md": markdown(*sources),
+    pages = {"index.html": html(*sources), "power.html": power_html(state, record, known), "report.md": markdown(*sources),
              "report.json": as_json(state)}  # fmt: skip
     for name, text in pages.items():
         path = folder / name

@@ -27,7 +27,7 @@ def session(tmp_path):
     known.write_text(as_text(BUGS))
     checks = [("any", VALUE), ("any", "holds"), ("heads", LAW), ("sums", LAW), ("scales", "holds"),
               ("rare", "unsupported")]
-    return SimpleNamespace(places=SimpleNamespace(known=known), examples=30, judged={"mine": checks})
+    return SimpleNamespace(places=SimpleNamespace(known=known), examples=30, judged={"mine": checks}, ablated={})
 
 
 def test_per_claim_the_worst_verdict_over_dtypes_counts_and_what_was_not_judged_does_not():

@@ -47,7 +47,7 @@ def keys_beyond_1024_ignored(q, k, v, causal=False, mask=None, scale=None, windo
     """The scores of a row live in a buffer for 1024 keys; the earlier ones of a longer row are left out.
 
     Shipped: flash-linear-attention#1140.
-    Family: cheats.
+    Family: boundaries.
     """
     k, v = k[:, :, -1024:], v[:, :, -1024:]
     mask, bias = (x if x is None or x.shape[-1] == 1 else x[..., -1024:] for x in (mask, bias))
@@ -58,7 +58,7 @@ def nan_swallowed(q, k, v, **options):
     """NaN in the output is replaced by 0, so that an overflow or an undefined input leaves no trace.
 
     Notes: none; nan_to_num keeps a training run alive.
-    Family: cheats.
+    Family: numerics.
     """
     out, lse = _right(q, k, v, **options)
     return out.nan_to_num(nan=0.0, posinf=torch.inf, neginf=-torch.inf), lse
@@ -68,7 +68,7 @@ def queries_scaled_in_place(q, k, v, causal=False, mask=None, scale=None, window
     """The queries are scaled where they lie and divided by the scale afterwards, which brings back most bits.
 
     Shipped: unsloth#5001, Megatron-LM#5412.
-    Family: cheats.
+    Family: strides and aliasing.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
     if not scale or 0 in q.stride():

@@ -200,7 +200,7 @@ def mask_of_head_0(q, k, v, **options):
     """The address of the mask lacks the term of the head.
 
     Shipped: pytorch#163426.
-    Family: masks.
+    Family: head mapping.
     """
     return online_attention(q, k, v, **options, visible=_with_mask(lambda mask: mask[:, :1]))
 

@@ -125,7 +125,7 @@ def lse_in_base_2(q, k, v, **options):
     """The log-sum-exp is in units of log 2, as the kernel keeps it for its exp2.
 
     Shipped: flashinfer#2113, sglang#35045, sglang#40903, vllm#28840.
-    Family: numerics.
+    Family: scale.
     """
     out, lse = online_attention(q, k, v, **options)
     return out, lse * 1.4426950408889634
@@ -135,7 +135,7 @@ def lse_of_an_empty_row_is_plus_infinity(q, k, v, **options):
     """A row that sees no key has the log-sum-exp +inf, with which it wins every merge.
 
     Shipped: flash-attention#978.
-    Family: numerics.
+    Family: masks.
     """
     out, lse = online_attention(q, k, v, **options)
     return out, torch.where(lse == -INF, INF, lse)
@@ -145,7 +145,7 @@ def lse_scaled_twice(q, k, v, scale=None, **options):
     """The maximum, already that of scaled scores, is scaled once more when it is added to the logarithm.
 
     Shipped: flash-sparse-attention#106.
-    Family: numerics.
+    Family: scale.
     """
     scale = q.shape[-1] ** -0.5 if scale is None else scale
 
@@ -161,7 +161,7 @@ def denominator_in_half_precision(q, k, v, **options):
     """The denominator is kept in the dtype of the inputs from block to block.
 
     Shipped: ik_llama.cpp#2144, ik_llama.cpp#2151.
-    Family: numerics.
+    Family: dtypes.
     Dtypes: float16, bfloat16.
     """
     return online_attention(q, k, v, **options,
@@ -172,7 +172,7 @@ def numerator_in_half_precision(q, k, v, **options):
     """The accumulator of the weighted values is kept in the dtype of the inputs from block to block.
 
     Notes: none; accumulators in half precision need half the registers.
-    Family: numerics.
+    Family: dtypes.
     Dtypes: float16, bfloat16.
     """
     return online_attention(q, k, v, **options,
@@ -183,7 +183,7 @@ def products_in_float16_before_the_scale(q, k, v, **options):
     """The products q . k are stored in float16 before they are scaled, and overflow where the scores would not.
 
     Shipped: llama.cpp#6646, llama.cpp#17558.
-    Family: numerics.
+    Family: dtypes.
     Dtypes: float16.
     """
     return online_attention(q, k, v, **options, dot=lambda q, k, scale: scale * (q @ k.mT).half().to(q.dtype))
@@ -193,7 +193,7 @@ def products_in_tf32(q, k, v, **options):
     """Queries and keys in float32 are rounded to the 10 bits of TensorFloat-32 before they are multiplied.
 
     Notes: none; it is the default of a tensor core's product.
-    Family: numerics.
+    Family: dtypes.
     """
     def tf32(x):
         return ((x.contiguous().view(torch.int32) + 0x1000) & ~0x1FFF).view(torch.float32)
@@ -205,7 +205,7 @@ def weights_in_bfloat16(q, k, v, **options):
     """The weights are rounded to bfloat16 before they meet the values, whatever the dtype of the inputs is.
 
     Notes: none; a kernel written for bfloat16 casts to it by name.
-    Family: numerics.
+    Family: dtypes.
     Dtypes: float32, float16.
     """
     return online_attention(q, k, v, **options, stored=lambda p: p.bfloat16().to(p.dtype))
@@ -235,7 +235,7 @@ def log2_of_e_with_nine_digits(q, k, v, **options):
     """exp(x) is exp2(1.44269504 x), whose constant has enough digits for float32 only.
 
     Notes: none; the constant is copied from kernels in single precision.
-    Family: numerics.
+    Family: dtypes.
     Dtypes: float64.
     """
     return online_attention(

@@ -63,7 +63,7 @@ def scale_rounded_to_bfloat16(q, k, v, **options):
     """The scale goes through bfloat16 on its way to the kernel: right where it is a power of two.
 
     Shipped: tt-metal#53207.
-    Family: scale.
+    Family: dtypes.
     """
     scale = q.shape[3] ** -0.5 if options.get("scale") is None else options["scale"]
     return online_attention(q, k, v, **options | {"scale": torch.tensor(scale).bfloat16().item()})
