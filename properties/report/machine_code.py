@@ -1,7 +1,7 @@
 """What the compile gate found: files of ``tox -e compile`` in, one table per version of Triton out, else *not run*.
 
-A file is ``{"triton": version, "torch": version, "seconds": s, "limits": {target: bytes}, "rows": [...]}``; a row is one
-kernel in one configuration for one target, with ``failures``, and either ``error`` or ``registers``, ``spills``,
+A file is ``{"triton": version, "torch": version, "seconds": s, "limits": {target: bytes}, "rows": [...]}``; a row is
+one kernel in one configuration for one target, with ``failures``, and either ``error`` or ``registers``, ``spills``,
 ``shared``, ``matrix`` (instructions by name) and ``notes``.
 """
 

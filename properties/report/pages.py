@@ -155,8 +155,8 @@ def write(state: State, folder: Path, *, measured: Path | None = None, known: Pa
     written = []
     record = folder / "power.json"
     sources = state, measured, folder / "compile", record, known, folder / "soundness" / "summary.json"
-    pages = {"index.html": html(*sources), "power.html": power_html(state, record, known), "report.md": markdown(*sources),
-             "report.json": as_json(state)}  # fmt: skip
+    pages = {"index.html": html(*sources), "power.html": power_html(state, record, known),
+             "report.md": markdown(*sources), "report.json": as_json(state)}  # fmt: skip
     for name, text in pages.items():
         path = folder / name
         path.write_text(text, encoding="utf-8")

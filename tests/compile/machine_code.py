@@ -49,7 +49,7 @@ def products(ttir: str) -> list[tuple[int, str]]:
 
 
 def facts(launch: Launch, compiled, log: str) -> dict:
-    """What the machine code needs: registers a thread, spill instructions, shared memory, matrix instructions, notes."""
+    """What the machine code needs: registers a thread, spills, shared memory, matrix instructions, notes."""
     if "cubin" in compiled.asm:
         instructions = sass(compiled.asm["cubin"])
         registers = int(re.search(r"Used (\d+) registers", log)[1])
@@ -72,7 +72,7 @@ def facts(launch: Launch, compiled, log: str) -> dict:
 def wanted(target: str, product: tuple[int, str]) -> str | None:
     """The matrix instruction that a product of such tiles has to become: derived from its rows and type.
 
-    float32 is multiplied as it is, which no tensor core does, and whether float64 is worth one is the compiler's choice.
+    float32 is multiplied as it is, which no tensor core does; whether float64 is worth one is the compiler's choice.
     """
     rows, dtype = product
     if dtype not in ("f16", "bf16") or rows < 16:

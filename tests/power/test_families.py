@@ -43,8 +43,8 @@ def test_shares_add_up_to_one_and_a_known_bug_is_its_own_likeliest(bugs):
 
 
 def test_what_is_described():
-    found = features(["spec/a.py::x", "spec/a.py::y", "spec/b.py::z"], {"softmax": 1.0},
-                     {"with one head": (1, 2), "in float64": (2, 2), SEEN + "slightly off": (1, 4), "with 16 keys": (0, 0)})
+    cures = {"with one head": (1, 2), "in float64": (2, 2), SEEN + "slightly off": (1, 4), "with 16 keys": (0, 0)}
+    found = features(["spec/a.py::x", "spec/a.py::y", "spec/b.py::z"], {"softmax": 1.0}, cures)
     assert found["spec/a.py"] == 2 * found["spec/b.py"] > 0 and found["about softmax"] == 1
     assert found["with one head"] == 0 < found["in float64"] and found[SEEN + "slightly off"] == 0.25
     assert found["most of heads"] == 0 and "with 16 keys" not in found and "most of a few" not in found
