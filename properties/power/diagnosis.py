@@ -33,8 +33,8 @@ class Likeness:
 
     @property
     def explained(self) -> float:
-        """The share of the claims that fail here which fail there too."""
-        return len(self.both) / max(len(self.both) + len(self.only_here), 1)
+        """The share of the claims that fail here, of which there must be one, which fail there too."""
+        return len(self.both) / (len(self.both) + len(self.only_here))
 
 
 def likeness(seen: Mapping[str, str], known: Known, examples: int) -> Likeness:

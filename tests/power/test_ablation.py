@@ -1,17 +1,22 @@
 """Ablation tells what cures a failing call, and diagnosis makes use of it."""
 
+from dataclasses import replace
 from itertools import count
+from pathlib import Path
 
 import pytest
 import torch
 
+from properties.collecting import claims_in
 from properties.power.ablation import ablate
 from properties.power.cures import ANEW, CONTIGUOUS, STAY, WRITTEN, counted, log_likelihood, usual
 from properties.power.diagnosis import diagnose
+from properties.power.kills import first_failing
 from properties.power.known import Known, as_text, read
 from properties.report.near import cured_in_words
 from properties.subjects import load
 
+ROOT = Path(__file__).parents[2]
 KERNEL = '''
 import torch
 
@@ -71,6 +76,20 @@ def test_an_input_that_is_written_needs_no_repairs(cures_of):
 def test_decisive_repairs_count_as_tried_on_every_call():
     seen = counted([((CONTIGUOUS,), ()), ((), ("with one row",))])
     assert seen[CONTIGUOUS] == (1, 2) and seen["with one row"] == (0, 1)
+
+
+def test_the_first_failing_example_is_found_anew_and_not_shrunk():
+    claim = next(c for c in claims_in(ROOT / "spec") if (c.file, c.name) == ("spec/softmax.py", "shift_invariance"))
+    (right, *_), _ = load(ROOT / "impls" / "naive.py", name="naive")
+    wrong = replace(right, operations=right.operations | {"softmax": lambda x: torch.softmax(x * x, -1)})
+
+    def drawn(subject, seconds=60.0):
+        return first_failing(claim, subject, "float32", examples=30, seed=1, seconds=seconds)
+
+    found = drawn(wrong)
+    assert (found["x"] != found["x"].round()).any()                 # shrinking ends in whole numbers
+    assert torch.equal(found["x"], drawn(wrong)["x"])
+    assert drawn(right) is None and drawn(wrong, seconds=-1.0) is None
 
 
 def bug(name, family, operation, cures, kills=("any",)):

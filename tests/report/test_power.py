@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from properties.power.known import as_text, known_bugs, read
+from properties.power.known import Known, as_text, known_bugs, read
 from properties.report.near import clause, diagnoses, probability, thread
 from properties.report.pages import html, markdown, power_html
 from properties.report.power import power, read_record
@@ -220,6 +220,17 @@ def test_nothing_is_diagnosed_where_nothing_is_red_or_known(folded, known, tmp_p
 def test_a_weak_likeness_is_said_to_be_one(folded, known):
     state = failing(folded, a="law fails", x="law fails", y="law fails")
     assert "No known bug explains half of the failures." in html(state, None, None, None, known)
+
+
+def test_the_page_says_how_often_a_diagnosis_is_right(realistic_state, stored, known):
+    noticed = {"numerics.1": "spec/softmax.py", "numerics.2": "spec/softmax.py", "masks.1": "spec/masks.py"}
+    known.write_text(as_text([
+        Known(name, name[:-2], f"The fault is {name}.", "", frozenset({"softmax"}), {f"{file}::a": ("law fails", 1)})
+        for name, file in noticed.items()]))  # fmt: skip
+    page = power_html(realistic_state, stored(matrix()), known)
+    assert "The right family came first for 2 of 3 (67\u202f%)" in page
+    assert "<code>masks.1</code> (masks), taken for numerics" in page
+    assert "diagnosed by the others" not in power_html(realistic_state, stored(matrix()))
 
 
 def test_titles_become_the_end_of_a_sentence():
