@@ -113,6 +113,15 @@ class _Worker:
         self.task, self.note[3] = task, 0.0
         self.connection.send(task)
 
+    def answer(self) -> tuple[list[Kill], float] | None:
+        """The kills of its task and the seconds they took; None of a process that judges still or has ended."""
+        try:
+            return self.connection.recv() if self.connection.poll() else None
+        except (EOFError, ConnectionError):         # its end closes a moment before the process counts as ended
+            self.process.kill()
+            self.process.join()
+            return None
+
     def hangs(self) -> bool:
         return self.task is not None and self.note[3] > 0 and time.time() - self.note[3] > SILENCE
 
@@ -167,8 +176,8 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
             if worker.task is None:
                 continue
             name = names[worker.task.judge]
-            if worker.connection.poll() and worker.process.is_alive():
-                kills, matrix.seconds[name] = worker.connection.recv()
+            if answer := worker.answer():
+                kills, matrix.seconds[name] = answer
                 worker.task = None
             elif not worker.process.is_alive() or worker.hangs():
                 if not worker.note[3]:

@@ -69,12 +69,14 @@ WRONG = '''
 
 
     def ends_the_process(x):
-        """The process is gone when a row has more than one score.
+        """Closes the files of its process, then ends it, when a row has more than one score.
 
         Notes: none.
         Family: boundaries.
         """
         if x.shape[-1] > 1:
+            os.closerange(3, 256)
+            time.sleep(0.5)
             os._exit(3)
         return right(x)
 
