@@ -21,7 +21,7 @@ from .cells import Column
 from .claims import Claim
 from .power import known
 from .power.cures import counted
-from .power.diagnosis import diagnose, verdicts_seen
+from .power.diagnosis import families_and_bugs, verdicts_seen
 from .subjects import Problem, Subject, load, share_of
 
 PROFILES = {"quick": 30, "thorough": 1000}
@@ -55,6 +55,7 @@ class Session:
         self.judged: dict[str, list[tuple[str, str]]] = {}       # (claim, verdict) by implementation
         self.ablated: dict[str, list[tuple[list, list]]] = {}    # what cures its failing calls, and what does not
         self.likely: dict[str, str] = {}                         # what a claim's failure means
+        self.operations: dict[str, list[str]] = {}               # by claim
         given = config.getoption("run_seed")
         self.seed = self.worker["attest_seed"] if self.worker else random.SystemRandom().randrange(2**32) \
             if given is None else given
@@ -166,6 +167,7 @@ class Session:
             return
         if record["event"] == "claim":
             self.likely[record["claim"]] = record["if_fails"]
+            self.operations[record["claim"]] = record["operations"]
         if self._events is None:
             path = self.collected if self.worker else self.reports / "events" / f"{self.name}.jsonl"
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -209,16 +211,19 @@ class Session:
         self.emit(record)
 
     def looks_like(self, name: str) -> str:
-        """What the failures of an implementation look like: the nearest known bug, if it explains half of them."""
+        """What the failures of an implementation look like: the sort of mistake and the nearest known bug, if that
+        explains half of them."""
         if self.places.known is None or not self.places.known.is_file():
             return ""
         try:
             bugs = known.read(self.places.known)
         except ValueError as error:
             return f"nothing that is known: {error}"
-        nearest = diagnose(verdicts_seen(self.judged.get(name, ())), bugs, examples=self.examples,
-                           cures=counted(self.ablated.get(name, ())))
-        return next((f"{like.known.title} ({like.known.family})" for like in nearest[:1] if like.explained >= 0.5), "")
+        families, ranked = families_and_bugs(
+            verdicts_seen(self.judged.get(name, ())), bugs, examples=self.examples,
+            cures=counted(self.ablated.get(name, ())), operations=self.operations)
+        return next((f"{families[0][0]}; nearest known bug: {like.known.title} ({like.known.family})"
+                     for like in ranked[:1] if like.explained >= 0.5), "")
 
     def take_over(self) -> None:
         """Copy what the first worker collected into the events file, and its problems into the summary."""

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from .cures import LEAST, Cures, log_likelihood, usual
-from .known import Known
+from .families import features, fit
+from .known import Known, about
 from .reading import HOLDS, HOW, worst
 
 SLIP = 0.06                 # that a claim comes out otherwise than it did for a bug of the same sort
@@ -72,6 +73,17 @@ def diagnose(seen: Mapping[str, str], bugs: Iterable[Known], *, examples: int, c
     if before:
         related = [replace(r, score=r.score + math.log(max(before.get(r.known.family, 0.0), LEAST))) for r in related]
     return sorted(related, key=lambda r: (-r.score, r.known.name))
+
+
+def families_and_bugs(seen: Mapping[str, str], bugs: Sequence[Known], *, examples: int, cures: Cures,
+                      operations: Mapping[str, Iterable[str]]) -> tuple[list[tuple[str, float]], list[Likeness]]:
+    """The families of mistakes with their shares, and the known bugs in the light of them, both the likeliest first;
+    none where no claim fails or no bug is known. `operations` are those of every claim."""
+    failing = [claim for claim, verdict in seen.items() if verdict != HOLDS]
+    if not failing or not bugs:
+        return [], []
+    families = fit(bugs).of(features(failing, about(failing, operations), cures))
+    return families, diagnose(seen, bugs, examples=examples, cures=cures, families=families)
 
 
 def verdicts_seen(checks: Iterable[tuple[str, str]]) -> dict[str, str]:

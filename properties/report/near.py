@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..power import cures, diagnosis
-from ..power.families import HeldBack, features, fit, held_back
-from ..power.known import Known, about, read
-from ..power.reading import HOLDS
+from ..power.families import HeldBack, held_back
+from ..power.known import Known, read
 from .schema import completed
 from .state import State
 from .wording import NARROW, full_stop
@@ -88,12 +87,9 @@ def _diagnosis(checks: list[dict], state: State, bugs: Sequence[Known]) -> Diagn
     examples = max((check["examples"] or 0 for check in checks), default=0) or DEFAULT_EXAMPLES
     taken_apart = [(c["cured_by"], c["not_cured_by"]) for c in checks if c["cured_by"] or c["not_cured_by"]]
     seen_cures = cures.counted(taken_apart)
-    failing = [claim for claim, verdict in seen.items() if verdict != HOLDS]
-    if not failing or not bugs:
-        return None
     operations = {name: claim["operations"] for name, claim in state.claims.items()}
-    families = fit(bugs).of(features(failing, about(failing, operations), seen_cures))
-    ranked = diagnosis.diagnose(seen, bugs, examples=examples, cures=seen_cures, families=families)
+    families, ranked = diagnosis.families_and_bugs(seen, bugs, examples=examples, cures=seen_cures,
+                                                   operations=operations)
     if not ranked:
         return None
 

@@ -27,7 +27,8 @@ def session(tmp_path):
     known.write_text(as_text(BUGS))
     checks = [("any", VALUE), ("any", "holds"), ("heads", LAW), ("sums", LAW), ("scales", "holds"),
               ("rare", "unsupported")]
-    return SimpleNamespace(places=SimpleNamespace(known=known), examples=30, judged={"mine": checks}, ablated={})
+    return SimpleNamespace(places=SimpleNamespace(known=known), examples=30, judged={"mine": checks}, ablated={},
+                           operations={})
 
 
 def test_per_claim_the_worst_verdict_over_dtypes_counts_and_what_was_not_judged_does_not():
@@ -45,7 +46,7 @@ def test_a_failed_law_tells_more_than_a_wrong_value_and_a_quick_kill_more_than_a
 
 
 def test_the_last_words_name_the_nearest_bug(session):
-    assert Session.looks_like(session, "mine") == "Heads are tiled. (head mapping)"
+    assert Session.looks_like(session, "mine") == "head mapping; nearest known bug: Heads are tiled. (head mapping)"
     assert Session.looks_like(session, "another") == ""
     session.judged["mine"] += [("x", LAW), ("y", LAW), ("z", LAW), ("w", LAW)]          # most is explained by nothing
     assert Session.looks_like(session, "mine") == ""
