@@ -1,21 +1,9 @@
 """The gradient of attention: what it is, what it conserves, and that heads of a group add up."""
 
-import torch
-
 from properties import agree, attention_inputs, claim, given, st
 from properties.strategies.values import MODERATE, arrays, tensor
 
 SCALES = (None, 1.0, 0.25, None, 0.5, 0.0, -0.25)
-
-
-def weights(x):
-    """(B, Hq, Lq, Lk) in float64; a row that sees no key has weights 0."""
-    return torch.softmax(x.scores().masked_fill(~x.visible(), -torch.inf), -1).nan_to_num(0.0)
-
-
-def forward(x):
-    """(out, lse) in float64."""
-    return weights(x) @ x.values_of_heads(), torch.logsumexp(x.scores().masked_fill(~x.visible(), -torch.inf), -1)
 
 
 @st.composite
@@ -40,7 +28,7 @@ def over_group(x, per_head):
 def gradient_of_attention(impl, drawn):
     """The gradients are those of the formulas, whatever hides keys and whatever the scale."""
     x, dout = drawn
-    p, (out, lse) = weights(x), forward(x)
+    p, (out, lse) = x.weights(), x.forward()
     found = impl.attention_backward(*x, out, lse, dout, **x.options)
     ds = p * (dout @ x.values_of_heads().mT - (dout * out).sum(-1, keepdim=True))
     agree(found.dq, x.scale * (ds @ x.k.repeat_interleave(x.groups, 1)))
@@ -58,7 +46,7 @@ def gradient_of_attention(impl, drawn):
 def gradients_of_keys_and_values_add_up(impl, drawn):
     """Over all keys dK sums to 0, and dV to the incoming gradients of the queries that see a key."""
     x, dout = drawn
-    found = impl.attention_backward(*x, *forward(x), dout, **x.options)
+    found = impl.attention_backward(*x, *x.forward(), dout, **x.options)
     agree(found.dk.sum(2), 0.0)
     agree(found.dv.sum(2), over_group(x, dout * x.visible().any(-1, keepdim=True)).sum(2))
 
@@ -73,9 +61,9 @@ def gradients_of_keys_and_values_add_up(impl, drawn):
 def gradients_of_a_group_add_up(impl, drawn):
     """Keys and values that several query heads read get the sum of the gradients that repeated ones get."""
     x, dout = drawn
-    whole = impl.attention_backward(*x, *forward(x), dout, **x.options)
+    whole = impl.attention_backward(*x, *x.forward(), dout, **x.options)
     each = x.with_(k=x.k.repeat_interleave(x.groups, 1), v=x.values_of_heads())
-    repeated = impl.attention_backward(*each, *forward(x), dout, **x.options)
+    repeated = impl.attention_backward(*each, *x.forward(), dout, **x.options)
     split = (x.q.shape[0], x.k.shape[1], x.groups, x.k.shape[2], -1)
     agree(whole.dq, repeated.dq)
     agree(whole.dk, repeated.dk.reshape(*split).sum(2))
@@ -91,7 +79,7 @@ def gradients_of_a_group_add_up(impl, drawn):
 def what_is_not_seen_has_no_gradient(impl, drawn):
     """A key that no query sees gets no gradient, and neither does a query that sees no key."""
     x, dout = drawn
-    found, visible = impl.attention_backward(*x, *forward(x), dout, **x.options), x.visible()
+    found, visible = impl.attention_backward(*x, *x.forward(), dout, **x.options), x.visible()
     unseen = ~visible.any(2).unflatten(1, (x.k.shape[1], x.groups)).any(2)
     agree(found.dk[unseen], 0.0)
     agree(found.dv[unseen], 0.0)

@@ -122,9 +122,8 @@ def causal_flash_skips_the_blocks_that_nobody_sees(impl, x, window):
 def flash_backward_stores_no_matrix(impl, x):
     """The backward of flash attention stores the three gradients and one number per query: every weight is needed
     again, but tile by tile."""
-    lse = filled(*x.q.shape[:3])
-    out, dout = (filled(*x.q.shape[:3], x.v.shape[3]) for _ in range(2))
-    moved = impl.traffic(impl.attention_backward, *x, out, lse, dout, algorithm="flash")
+    dout = filled(*x.q.shape[:3], x.v.shape[3])
+    moved = impl.traffic(impl.attention_backward, *x, *x.forward(), dout, algorithm="flash")
     s, state, (heads, lq, lk, d, dv) = moved.itemsize, moved.state_itemsize, counts(x)
     costs(moved.stored, heads * (s * (lq * d + lk * d + lk * dv) + state * lq), what="bytes stored")
     costs(sum(moved.intermediates.values()), heads * lq, what="elements of intermediates stored")

@@ -77,6 +77,18 @@ class Inputs:
             keep = keep & self.options["mask"]
         return keep
 
+    def seen_scores(self) -> torch.Tensor:
+        """The scaled scores, -inf where hidden."""
+        return self.scores().masked_fill(~self.visible(), -torch.inf)
+
+    def weights(self) -> torch.Tensor:
+        """The softmax of the seen scores, `(B, Hq, Lq, Lk)` in float64; 0 for a query that sees no key."""
+        return torch.softmax(self.seen_scores(), -1).nan_to_num(0.0)
+
+    def forward(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """What attention returns, `(out, lse)`, in float64."""
+        return self.weights() @ self.values_of_heads(), torch.logsumexp(self.seen_scores(), -1)
+
 
 def _plain(q, k, v):
     return q, k, v
