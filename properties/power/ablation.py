@@ -29,7 +29,7 @@ from ..subjects import Subject
 from ..trial import Call, LawFails, Raised, Trial, Unfaithful, Unsupported, activate
 from . import cures
 from .cures import AGAIN, ALONE, ANEW, BY_ITSELF, MEMORY, OTHER_BITS, SECOND, SEEN, STAY, VIEW, WRITTEN
-from .observations import observed
+from .observations import observed, off
 from .repairs import REPAIRS, Asked, changed_values
 
 DTYPES = ("float64", "float32")
@@ -192,10 +192,9 @@ def _differ(a: Call | None, b: Call | None) -> bool | None:
 def _stays(first: Call, other: Call | None) -> bool | None:
     """Whether what is wrong in a call, and is a number other than 0, is the same in another one."""
     for x, y in zip(first.quantities, other.quantities if other else (), strict=False):
-        with np.errstate(invalid="ignore"):
-            off = ~((np.abs(x.got - x.expected) <= x.budget) | (x.got == x.expected))
-        if x.used > 1 and off.any():
-            return bool(np.isfinite(x.got[off]).all() and x.got[off].any() and (x.got[off] == y.got[off]).all())
+        wrong = off(x)
+        if x.used > 1 and wrong.any():
+            return bool(np.isfinite(x.got[wrong]).all() and x.got[wrong].any() and (x.got[wrong] == y.got[wrong]).all())
     return None
 
 

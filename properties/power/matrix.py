@@ -6,6 +6,7 @@ import multiprocessing
 import time
 from collections import Counter, deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -107,23 +108,38 @@ class _Worker:
         self.process = _SPAWN.Process(target=_work, args=(places, judges, there, self.note), daemon=True)
         self.process.start()
         self.task: _Task | None = None
+        self.answers = 0
         there.close()
 
     def begin(self, task: _Task) -> None:
         self.task, self.note[3] = task, 0.0
-        self.connection.send(task)
+        with suppress(ConnectionError):             # of a process that has ended meanwhile, as will be seen
+            self.connection.send(task)
 
     def answer(self) -> tuple[list[Kill], float] | None:
         """The kills of its task and the seconds they took; None of a process that judges still or has ended."""
         try:
-            return self.connection.recv() if self.connection.poll() else None
+            answer = self.connection.recv() if self.connection.poll() else None
         except (EOFError, ConnectionError):         # its end closes a moment before the process counts as ended
             self.process.kill()
             self.process.join()
             return None
+        self.answers += answer is not None
+        return answer
 
     def hangs(self) -> bool:
         return self.task is not None and self.note[3] > 0 and time.time() - self.note[3] > SILENCE
+
+    def kill(self, judge: str, suspects: list[Suspect]) -> Kill | None:
+        """Who ended or stopped the process; None where it was judging nobody yet: then a suspect of an earlier task
+        left something behind, for which nobody is blamed. RuntimeError where there was no earlier task."""
+        if not self.note[3]:
+            if not self.answers:
+                raise RuntimeError(f"a process of the kill matrix ended before it judged anything, in {judge}")
+            return None
+        how = "timed out" if self.process.is_alive() else "crashed"
+        suspect, dtype, example = suspects[int(self.note[0])].name, DTYPES[int(self.note[1])], int(self.note[2])
+        return Kill(judge, suspect, dtype, how, example, f"the process {how}")
 
     def end(self) -> None:
         self.process.kill()
@@ -180,12 +196,9 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
                 kills, matrix.seconds[name] = answer
                 worker.task = None
             elif not worker.process.is_alive() or worker.hangs():
-                if not worker.note[3]:
-                    raise RuntimeError(f"a process of the kill matrix ended before it judged anything, in {name}")
-                suspect, dtype = suspects[int(worker.note[0])].name, DTYPES[int(worker.note[1])]
-                how = "timed out" if worker.process.is_alive() else "crashed"
-                kills = [Kill(name, suspect, dtype, how, int(worker.note[2]), f"the process {how}")]
-                todo.append(_without(worker.task, set(), (suspect, dtype)))
+                kill = worker.kill(name, suspects)
+                kills = [kill] if kill else []
+                todo.append(_without(worker.task, set(), kill and (kill.suspect, kill.dtype)))
                 worker.end()
                 workers[i] = _Worker(places, judges)
             else:

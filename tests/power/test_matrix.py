@@ -1,6 +1,10 @@
 """The kill matrix: who is killed, who survives, who takes the process along, and what the gate says of it."""
 
+import os
 import textwrap
+import threading
+import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +12,7 @@ import pytest
 from properties.power import matrix
 from properties.power.diagnosis import diagnose
 from properties.power.families import held_back
+from properties.power.kills import Kill
 from properties.power.known import known_bugs
 from properties.power.matrix import Places
 from properties.power.reading import first_kills, killers
@@ -159,6 +164,38 @@ def test_until_killed_judges_no_further(tmp_path):
     places = Places(tmp_path / "spec", ROOT / "impls" / "naive.py", (), (ROOT / "impls" / "placebo",))
     found = matrix.run(places, examples=3, seed=1, until_killed=True, jobs=1)
     assert len(found.kills) == len({kill.suspect for kill in found.kills}) > 3
+
+
+@dataclass(frozen=True)
+class LeavesATimer:
+    """A judge whose first task ends its process a moment after it is through; the next one takes longer than that."""
+
+    name: str
+    places: Places
+    judges = staticmethod(lambda suspect: True)
+
+    def kills_of(self, suspects, **options):
+        first_time = self.places.spec / "first time"
+        if self.name == "first":
+            first_time.touch()
+            threading.Timer(0.5, os._exit, [3]).start()
+        elif first_time.exists():
+            first_time.unlink()
+            time.sleep(5)
+        return [Kill(self.name, s.name, "float32", "law fails", 1, "") for s in suspects]
+
+
+def leaving_a_timer(places):
+    return [LeavesATimer("first", places), LeavesATimer("second", places)]
+
+
+def test_what_a_suspect_left_behind_is_blamed_on_nobody_and_judged_again(tmp_path):
+    places = Places(tmp_path, ROOT / "impls" / "naive.py", (ROOT / "impls" / "wrong",))
+    found = matrix.run(places, examples=1, seed=1, jobs=1, judges=leaving_a_timer)
+    assert {kill.how for kill in found.kills} == {"law fails"}
+    assert {kill.claim for kill in found.kills} == {"first", "second"}
+    assert len(found.kills) == len({(kill.claim, kill.suspect) for kill in found.kills}) > 2
+    assert list(tmp_path.iterdir()) == []
 
 
 def suspect(name, family, **kills):
