@@ -14,7 +14,8 @@ import numpy as np
 
 from .rounding import gamma
 
-LARGEST_EPS = 60.0  # beyond this exp(eps) says nothing that the trivial bound does not
+LARGEST = np.finfo(np.float64).max
+LARGEST_EPS = 60.0  # beyond this exp(eps) is not formed: which key is the largest is what is left to know
 
 
 class Weights(NamedTuple):
@@ -23,6 +24,7 @@ class Weights(NamedTuple):
     P: np.ndarray  # exact weights
     M: np.ndarray  # row maxima, 0 for an empty row; (..., 1)
     D: np.ndarray  # sum of exp(S - M), 1 for an empty row; (..., 1)
+    gap: np.ndarray  # M - S; 0 at hidden keys
     eps: np.ndarray  # bound of |log(p^_j / p_j)| up to a factor common to the row; 0 at hidden keys
     merges: int  # blocks that an online algorithm may have merged
     splits: int  # how often partial results may have been merged with exp(lse_i - lse)
@@ -62,7 +64,7 @@ def weights_of(S, E, contract, *, splits=None):
         eps += c.u * splits * (3.0 * gap + 2.0 * (abs_S + np.abs(M) + np.log(D)))
     if hidden is not None:
         eps[hidden] = 0.0
-    return Weights(P, M, D, eps, merges, splits, hidden, empty)
+    return Weights(P, M, D, gap, eps, merges, splits, hidden, empty)
 
 
 def probability_budget(w, contract):
@@ -77,8 +79,10 @@ def probability_budget(w, contract):
     t, t_sum = gamma(c.div_c, c.u), gamma(n + w.merges, c.u)
     up = np.exp(np.minimum(w.eps, LARGEST_EPS))
     raised, lowered = w.P * up, w.P / up
-    own = raised - lowered
-    high = raised.sum(-1, keepdims=True) - own
+    total, own = raised.sum(-1, keepdims=True), raised - lowered
+    # with a factor of e^40 the difference would forget all other keys; only one key can be most of the sum
+    most = raised > 0.5 * total
+    high = np.where(most, np.where(most, 0.0, raised).sum(-1, keepdims=True) + lowered, total - own)
     low = lowered.sum(-1, keepdims=True) + own
     if w.empty is not None:
         high, low = high + w.empty, low + w.empty
@@ -86,11 +90,28 @@ def probability_budget(w, contract):
         above = raised * ((1.0 + t) / (1.0 - t_sum)) / low - w.P
         below = w.P - lowered * ((1.0 - t) / (1.0 + t_sum)) / high
         budget = np.maximum(above, below) + (c.flush + c.eta) * (1.0 + n * w.P)
+        wild = w.eps.max(-1, keepdims=True, initial=0.0) > LARGEST_EPS
+        if wild.any():
+            budget = np.where(wild, _wild_budget(w) + (t + t_sum + n * (c.flush + c.eta)), budget)
     else:
         budget = np.ones_like(w.P)
     if w.hidden is not None:
         budget[w.hidden] = 0.0
     return budget
+
+
+def _wild_budget(w):
+    """The bound of `|p^_j - p_j|` from scores alone, for errors of which exp is too large to be formed.
+
+    Some key k has a computed score of at least max_k (S_k - eps_k). So p^_j is at most
+    `r_j = min(1, exp(S_j + eps_j - max_k (S_k - eps_k)))`, and at least 1 minus the r of the other keys.
+    """
+    highest, lowest = w.eps - w.gap, -w.eps - w.gap
+    if w.hidden is not None:
+        highest, lowest = (np.where(w.hidden, -np.inf, x) for x in (highest, lowest))
+    reach = np.exp(np.minimum(highest - np.maximum(lowest.max(-1, keepdims=True), -LARGEST), 0.0))
+    others = np.maximum(reach.sum(-1, keepdims=True) - reach, 0.0)
+    return np.maximum(reach - w.P, np.minimum(w.P, others))
 
 
 def stored(value, budget, contract):
