@@ -130,7 +130,7 @@ class _Worker:
     def hangs(self) -> bool:
         return self.task is not None and self.note[3] > 0 and time.time() - self.note[3] > SILENCE
 
-    def kill(self, judge: str, suspects: list[Suspect]) -> Kill | None:
+    def death(self, judge: str, suspects: list[Suspect]) -> Kill | None:
         """Who ended or stopped the process; None where it was judging nobody yet: then a suspect of an earlier task
         left something behind, for which nobody is blamed. RuntimeError where there was no earlier task."""
         if not self.note[3]:
@@ -196,7 +196,7 @@ def run(places: Places, *, examples: int, seed: int, until_killed: bool = False,
                 kills, matrix.seconds[name] = answer
                 worker.task = None
             elif not worker.process.is_alive() or worker.hangs():
-                kill = worker.kill(name, suspects)
+                kill = worker.death(name, suspects)
                 kills = [kill] if kill else []
                 todo.append(_without(worker.task, set(), kill and (kill.suspect, kill.dtype)))
                 worker.end()
